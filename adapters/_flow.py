@@ -1,0 +1,181 @@
+"""What the flow methods have in common: scales, their fusion, and the way from a flow field to labels.
+
+A *field* is 3 x H x W float32: flow along y and x (unit vectors times 5, as Cellpose's network gives them)
+and the logit of the foreground.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field as Bounded
+from pydantic import model_validator
+
+from crystalbench.segmenter import Component, Context, Image, Labels, Parameters, Segmenter
+
+from ._parameters import CpTrain
+
+if TYPE_CHECKING:
+    from crystalbench.data import Sample
+
+Field = NDArray[np.float32]
+Factor = Annotated[float, Bounded(gt=0, le=4)]
+
+CP = Component("cp", CpTrain)
+"""The flow network: one checkpoint serves all flow methods."""
+
+
+class Tiles(Parameters):
+    """How a network sees an image that is larger than its input."""
+
+    tile_overlap: float = Bounded(0.1, ge=0.05, le=0.5)
+    batch_size: int = Bounded(8, ge=1)
+
+
+class MultiScale(Tiles):
+    """Resize factors r_1 ... r_N in ascending order (paper, section III-B).
+
+    ``"input"`` as the first one resizes the longer side to the network's input; where the image is not
+    larger than that, ``small_image_factor`` takes its place (section IV-B).
+    """
+
+    resize_factors: tuple[Literal["input"] | Factor, ...] = ("input", 0.5, 0.75, 1.0)
+    small_image_factor: Factor = 0.25
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        numbers = [factor for factor in self.resize_factors if not isinstance(factor, str)]
+        if not self.resize_factors or "input" in self.resize_factors[1:]:
+            raise ValueError('resize_factors needs at least one factor, and only the first may be "input"')
+        if numbers != sorted(set(numbers)):
+            raise ValueError("resize_factors must ascend: the lowest resolution comes first")
+        return self
+
+
+class FlowDecode(Parameters):
+    """Post-processing of Cellpose (Stringer et al. 2021).
+
+    ``foreground_threshold`` is the paper's h, on the scale of logits; a crystal whose flow differs by more
+    than ``flow_threshold`` (mean squared error) from the one its shape would have is dropped, 0 keeps all;
+    so is one of fewer than ``min_size`` pixels.
+    """
+
+    backend: Literal["reference"] = "reference"
+    foreground_threshold: float = 0.0
+    flow_threshold: float = Bounded(0.4, ge=0)
+    min_size: int = Bounded(15, ge=0)
+
+
+class FlowSegmenter(Segmenter):
+    """A method around the flow network ``cp``; subclasses say which scales it sees and how they are fused."""
+
+    components: ClassVar[tuple[Component, ...]] = (CP,)
+    Infer = Tiles
+    Decode = FlowDecode
+
+    def fit(self, component: str, train: Sequence[Sample], val: Sequence[Sample], context: Context) -> None:
+        """Train the flow network."""
+        from . import _training
+
+        _training.fit_cp(self.train["cp"], train, val, context)
+
+    def load(self, checkpoints: Mapping[str, Path], device: str) -> None:
+        """Read the flow network's checkpoint."""
+        from . import _decoding, _networks, _tiling  # noqa: F401  (not in the first latency)
+
+        super().load(checkpoints, device)
+        network = _networks.cp_network(self.train["cp"].width)
+        _networks.load_checkpoint(checkpoints["cp"], network)
+        self.cp = _tiling.tiled(network, self.train["cp"].input_size, self.infer_parameters, device)
+
+    def field(self, image: Image, factor: float) -> Field:
+        """Predict ``image`` (H x W x 3) resized by ``factor``; 3 x H x W at the image's own resolution."""
+        with self.stage("cp"):
+            field: Field = self.cp.at_scale(image, factor)
+            return field
+
+    def fields(self, image: Image, factors: Sequence[float]) -> Field:
+        """Predict ``image`` (H x W x 3) at each scale, N x 3 x H x W."""
+        return np.stack([self.field(image, factor) for factor in factors])
+
+    def decode(self, raw: Field, parameters: FlowDecode) -> Labels:
+        """Follow the flow of a field (3 x H x W) to H x W int32 labels."""
+        from . import _decoding
+
+        with self.stage("post-processing"):
+            return _decoding.decode_reference(raw, parameters, self.device)
+
+    def pictures(self, image: Image) -> dict[str, Image]:
+        """Return the flow as a colour wheel and the probability of foreground."""
+        field = self.infer(image)
+        return {"flow": flow_picture(field), "foreground": grey_picture(1 / (1 + np.exp(-field[2])))}
+
+
+def scale_factors(parameters: MultiScale, shape: tuple[int, ...], side: int) -> tuple[float, ...]:
+    """Return r_1 ... r_N for an image of ``shape`` (height, width, ...) and a network of ``side`` px.
+
+    r_1 = side / longer side; ``small_image_factor`` where the image is not larger than the input; half of
+    r_2 where it would not be below r_2.
+    """
+    numbers = tuple(factor for factor in parameters.resize_factors if not isinstance(factor, str))
+    if len(numbers) == len(parameters.resize_factors):
+        return numbers
+    longer = max(shape[:2])
+    first = side / longer if longer > side else parameters.small_image_factor
+    if numbers and first >= numbers[0]:
+        first = numbers[0] / 2
+    return (first, *numbers)
+
+
+def fuse(fields: Field, weights: Field, vanishing: float = 1e-3) -> Field:
+    """Average fields over scales with weights for each pixel (paper, section III-B2).
+
+    Parameters
+    ----------
+    fields
+        N x 3 x H x W.
+    weights
+        N x H x W, the attention maps without that of the background, not negative.
+    vanishing
+        Where the weights sum to less, as in the background, all scales count alike.
+
+    Returns
+    -------
+    Field
+        3 x H x W float32.
+    """
+    total = weights.sum(axis=0)
+    shares = np.where(total < vanishing, 1 / len(weights), weights / np.maximum(total, vanishing))
+    return np.asarray(np.einsum("nhw,nchw->chw", shares, fields), np.float32)
+
+
+def average(fields: Field) -> Field:
+    """Average N x 3 x H x W fields over scales."""
+    return np.asarray(fields.mean(axis=0), np.float32)
+
+
+def maximum(fields: Field) -> Field:
+    """Take for each pixel the longest flow vector of all scales, and the highest logit."""
+    longest = np.hypot(fields[:, 0], fields[:, 1]).argmax(axis=0)
+    flow = np.take_along_axis(fields[:, :2], longest[None, None], axis=0)[0]
+    return np.concatenate([flow, fields[:, 2].max(axis=0)[None]])
+
+
+FUSIONS = {"average": average, "maximum": maximum}
+
+
+def flow_picture(field: Field) -> Image:
+    """Return the flow of a field (3 x H x W) in Cellpose's colours, H x W x 3."""
+    from cellpose import plot
+
+    return np.asarray(plot.dx_to_circ(field[:2]))
+
+
+def grey_picture(values: Field) -> Image:
+    """Return H x W values between 0 and 1 as an H x W x 3 picture."""
+    grey = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)

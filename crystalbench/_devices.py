@@ -1,0 +1,67 @@
+"""The one place that knows what a device is."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+
+from crystalbench._exceptions import ConfigurationError, UnknownNameError
+
+
+def resolve_device(name: str) -> str:
+    """Turn ``auto``, ``cpu`` or ``cuda`` into the device that a job will use.
+
+    torch is imported only where there is a GPU to ask it about.
+
+    Raises
+    ------
+    ConfigurationError
+        For ``cuda`` where torch sees no GPU.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UnknownNameError("device", name, ("auto", "cpu", "cuda"))
+    if name == "cpu" or (name == "auto" and shutil.which("nvidia-smi") is None):
+        return "cpu"
+    if _cuda_available():
+        return "cuda"
+    if name == "cuda":
+        raise ConfigurationError("--device cuda: torch sees no GPU; run `crystalbench doctor`, or use --device cpu")
+    return "cpu"
+
+
+def device_name(device: str) -> str:
+    """Return the name of the processor or GPU, as it stands in records."""
+    if device == "cpu":
+        return _processor()
+    import torch
+
+    return str(torch.cuda.get_device_name(device))
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def synchronize(device: str) -> None:
+    """Wait until ``device`` has done all its work; costs nothing on a CPU."""
+    if device.startswith("cuda"):
+        sys.modules["torch"].cuda.synchronize(device)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _cuda_available() -> bool:
+    try:
+        import torch
+    except ImportError:
+        return False
+    return bool(torch.cuda.is_available())

@@ -1,0 +1,358 @@
+"""The command line: parse, call, print. Heavy modules are imported inside the verbs that need them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crystalbench._exceptions import CrystalbenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from crystalbench.data import Dataset
+    from crystalbench.experiment import Experiment, Record, Request
+
+OK, SOME_FAILED, WRONG_CALL = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0 (all ok), 1 (some method failed) or 2 (the call was wrong)."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    verb: Callable[[argparse.Namespace], int] = options.verb
+    try:
+        return verb(options)
+    except CrystalbenchError as error:
+        print(f"crystalbench: {error}", file=sys.stderr)
+        return WRONG_CALL
+    except OSError as error:
+        print(f"crystalbench: {error}; what is finished is kept, run the same command again", file=sys.stderr)
+        return SOME_FAILED
+    except KeyboardInterrupt:
+        print("crystalbench: interrupted; the same command goes on from here", file=sys.stderr)
+        return SOME_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="crystalbench",
+        description="Compare instance-segmentation methods on micrographs of crystals.",
+        epilog="start with: crystalbench run --method sima",
+    )
+    parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    _add_run(verbs)
+    _add_leaderboard(verbs)
+    _add_score(verbs)
+    _add_data(verbs)
+    _add_methods(verbs)
+    return parser
+
+
+class _PrintVersion(argparse.Action):
+    """Look the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"crystalbench {version('crystalbench')}")
+        parser.exit()
+
+
+_Verbs = argparse._SubParsersAction  # the type that add_subparsers returns has no public name
+
+
+def _add_run(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    run = verbs.add_parser("run", help="train and test methods, and print the leaderboard")
+    run.set_defaults(verb=_run)
+    add = run.add_argument
+    add("--method", action="append", required=True, metavar="M", help="may be repeated; all: every method")
+    add("--data", default="demo", metavar="DATA", help="a made set or a data-set folder (%(default)s)")
+    add("--train-data", metavar="DATA", help="train and validate on this set, test on all of --data")
+    add("--preset", choices=("quick", "standard", "paper"), default="quick", help="(%(default)s)")
+    add("--seed", type=int, nargs="+", default=[0], metavar="S", help="one experiment a seed (0)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
+    add("--threads", type=_positive, metavar="T", help="CPU threads a job; part of its identity (all cores)")
+    add("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE",
+        help="such as train.lr=0.01; with several methods sima.train.cp.lr=0.01")  # fmt: skip
+    add("--limit", type=_positive, metavar="N", help="test N images only; marked partial")
+    add("--dry-run", action="store_true", help="say what would be done")
+    add("--retry", choices=("failed",), help="only the experiments that failed before")
+    add("--retrain", action="store_true", help="train again also what is trained")
+    add("--adapter", action="append", default=[], metavar="FILE[:Class]", help="a method of your own")
+    add("--out", type=Path, default=Path("runs"), metavar="DIR", help="(%(default)s)")
+
+
+def _add_leaderboard(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    board = verbs.add_parser("leaderboard", help="show the results of all runs")
+    board.set_defaults(verb=_leaderboard)
+    board.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="(runs)")
+    board.add_argument("--data", metavar="NAME", help="one data set alone")
+    board.add_argument("--format", choices=("table", "json", "csv", "markdown"), default="table")
+    board.add_argument("--out", type=Path, metavar="FILE")
+
+
+def _add_score(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    score = verbs.add_parser("score", help="score label images made by any tool")
+    score.set_defaults(verb=_score)
+    score.add_argument("--truth", type=Path, required=True, metavar="DIR")
+    score.add_argument("--prediction", type=Path, required=True, metavar="DIR")
+    score.add_argument("--json", action="store_true")
+
+
+def _add_data(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    data = verbs.add_parser("data", help="make, import, verify and show data sets")
+    kinds = data.add_subparsers(required=True, metavar="VERB")
+    make = kinds.add_parser("make", help="make a synthetic set, such as demo or refractory-like")
+    make.set_defaults(verb=_data_make)
+    make.add_argument("name", metavar="NAME")
+    importer = kinds.add_parser("import", help="turn labelled images into a data-set folder")
+    importer.set_defaults(verb=_data_import)
+    importer.add_argument("kind", metavar="KIND", help="labels, boundaries or colours")
+    importer.add_argument("source", type=Path, metavar="SRC")
+    importer.add_argument("target", type=Path, metavar="DST")
+    importer.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE",
+        help="an option of the importer, such as boundary=light, min_area=9, connected=true")  # fmt: skip
+    verify = kinds.add_parser("verify", help="name every bad file and every leak between splits")
+    verify.set_defaults(verb=_data_verify)
+    verify.add_argument("folder", metavar="DIR")
+    show = kinds.add_parser("show", help="describe a data set and draw a contact sheet")
+    show.set_defaults(verb=_data_show)
+    show.add_argument("folder", metavar="DIR")
+    show.add_argument("--out", type=Path, metavar="FILE", help="(contact-sheet-NAME.png)")
+
+
+def _add_methods(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    methods = verbs.add_parser("methods", help="list the methods")
+    methods.set_defaults(verb=_methods)
+    methods.add_argument("--json", action="store_true")
+    methods.add_argument("--adapter", action="append", default=[], metavar="FILE[:Class]")
+    doctor = verbs.add_parser("doctor", help="say what is installed and what each method lacks")
+    doctor.set_defaults(verb=_doctor)
+    doctor.add_argument("--adapter", action="append", default=[], metavar="FILE[:Class]")
+
+
+def _run(options: argparse.Namespace) -> int:
+    from crystalbench.experiment import Run, plan, reporter
+
+    console = _stderr()
+    say = reporter(console)
+    request = _request(options, console)
+    experiments = plan(request)
+    if options.retry:
+        experiments = [experiment for experiment in experiments if _has_failed(experiment)]
+    if options.dry_run:
+        _print_plan(experiments)
+        return OK
+    records = Run(experiments, say, retrain=options.retrain)()
+    _print_results(experiments, records)
+    return OK if all(record.status == "ok" for record in records) else SOME_FAILED
+
+
+def _request(options: argparse.Namespace, console: Console) -> Request:
+    from crystalbench import _devices
+    from crystalbench.experiment import Request
+
+    return Request(
+        methods=tuple(dict.fromkeys(options.method)),
+        dataset=_usable(options.data, console),
+        train_dataset=_usable(options.train_data, console) if options.train_data else None,
+        preset=options.preset,
+        seeds=tuple(dict.fromkeys(options.seed)),
+        settings=tuple(options.settings),
+        adapters=tuple(options.adapter),
+        limit=options.limit,
+        device=_devices.resolve_device(options.device),
+        threads=options.threads or _devices.cores(),
+        out=options.out,
+    )
+
+
+def _usable(data: str, console: Console) -> Dataset:
+    """Open a data set; one that people made is read through first, so that bad files are named at once."""
+    from crystalbench.data import check_files
+
+    dataset = _open(data, console)
+    if dataset.made_by is None:
+        with _counter(console, f"check {dataset.name}") as report:
+            problems = check_files(dataset.root, report)
+        for problem in problems:
+            console.print(str(problem), markup=False, highlight=False, soft_wrap=True)
+    return dataset
+
+
+def _has_failed(experiment: Experiment) -> bool:
+    from crystalbench.experiment import read_record
+
+    record = read_record(experiment.folder)
+    return record is not None and record.status != "ok"
+
+
+def _print_plan(experiments: Sequence[Experiment]) -> None:
+    trained: set[str] = set()
+    for experiment in experiments:
+        for name, training in experiment.trainings.items():
+            if training.key not in trained:
+                state = "done" if training.is_done else "to do"
+                print(f"train {name:12} {state:6} {training.folder}")
+            trained.add(training.key)
+        print(f"test  {experiment.method.name:20} {len(experiment.samples)} images -> {experiment.folder}")
+
+
+def _print_results(experiments: Sequence[Experiment], records: Sequence[Record]) -> None:
+    from crystalbench.leaderboard import board_text
+
+    if not records:
+        print("nothing to do", file=sys.stderr)
+        return
+    print(board_text(records), end="")
+    for experiment, record in zip(experiments, records, strict=True):
+        if record.overlays:
+            print(f"overlays of {record.method}: {experiment.folder / 'overlays'}")
+        if record.error:
+            print(f"{record.method} {record.status}: see {experiment.folder / 'log.txt'}", file=sys.stderr)
+            print(record.error.log_tail, file=sys.stderr)
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    from crystalbench.leaderboard import leaderboard
+
+    text = leaderboard(options.runs, options.data, options.format, options.out)
+    if text is not None:
+        sys.stdout.write(text)
+    return OK
+
+
+def _score(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from crystalbench.evaluation import score_folders, score_table
+
+    with _counter(_stderr(), "score") as report:
+        scores = score_folders(options.truth, options.prediction, report)
+    if options.json:
+        _print_json(scores.to_json())
+    else:
+        Console().print(score_table(scores))
+    return OK
+
+
+def _data_make(options: argparse.Namespace) -> int:
+    from crystalbench.data import make_dataset
+
+    with _counter(_stderr(), f"make {options.name}") as report:
+        folder = make_dataset(options.name, report=report)
+    print(folder)
+    return OK
+
+
+def _data_import(options: argparse.Namespace) -> int:
+    from crystalbench.config import parse_options
+    from crystalbench.data import import_dataset
+
+    report = import_dataset(options.kind, options.source, options.target, **parse_options(options.settings))
+    print(f"{options.target}: {report.n_images} images, {report.n_crystals} crystals")
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return OK
+
+
+def _data_verify(options: argparse.Namespace) -> int:
+    from crystalbench.data import find_folder, verify_dataset
+
+    console = _stderr()
+    folder = find_folder(options.folder)
+    with _counter(console, f"verify {folder.name}") as report:
+        problems = verify_dataset(folder, report)
+    for problem in problems:
+        print(problem)
+    errors = sum(problem.kind == "error" for problem in problems)
+    print(f"{folder}: {errors} errors, {len(problems) - errors} warnings", file=sys.stderr)
+    return WRONG_CALL if errors else OK
+
+
+def _data_show(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from crystalbench.data import contact_sheet, describe
+
+    dataset = _open(options.folder, _stderr())
+    Console().print(describe(dataset))
+    print(contact_sheet(dataset, options.out or Path(f"contact-sheet-{dataset.name}.png")))
+    return OK
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from crystalbench.registry import find_methods
+
+    infos = [method.info for method in find_methods(options.adapter).values()]
+    if options.json:
+        _print_json([info.model_dump(mode="json") for info in infos])
+        return OK
+    table = Table("method", "title", "parameters", "input", "extra", "licence")
+    for info in infos:
+        control = " (control)" if info.control else ""
+        size = f"{info.input_size} px" if info.input_size else "-"
+        cells = (
+            info.name + control,
+            info.title,
+            f"{info.parameters:,}",
+            size,
+            info.extra or "-",
+            info.licence,
+        )
+        table.add_row(*map(Text, cells))
+    Console().print(table)
+    return OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from crystalbench._doctor import examine
+
+    return OK if examine(options.adapter) else SOME_FAILED
+
+
+def _open(data: str, console: Console) -> Dataset:
+    from crystalbench.data import find_dataset
+
+    with _counter(console, f"make {data}") as report:
+        return find_dataset(data, report)
+
+
+@contextmanager
+def _counter(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar for work that counts items; it appears with the first report, and on a terminal alone."""
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task(title, total=None, visible=False)
+        yield lambda done, total: bars.update(task, completed=done, total=total, visible=True)
+
+
+def _stderr() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

@@ -1,0 +1,37 @@
+"""Data sets: folders of micrographs and label maps."""
+
+from crystalbench.data._classes import crystal_lengths, difficulty_class
+from crystalbench.data._contact_sheet import contact_sheet, describe
+from crystalbench.data._dataset import Dataset, Sample, open_dataset
+from crystalbench.data._find import check_files, find_dataset, find_folder
+from crystalbench.data._images import read_grain, read_image, read_labels, write_image, write_labels
+from crystalbench.data._importers import ImportReport, import_dataset
+from crystalbench.data._made import make_dataset
+from crystalbench.data._splits import Split, stratified_split, write_split
+from crystalbench.data._verify import Problem, verify_dataset
+
+__all__ = [
+    "Dataset",
+    "ImportReport",
+    "Problem",
+    "Sample",
+    "Split",
+    "check_files",
+    "contact_sheet",
+    "crystal_lengths",
+    "describe",
+    "difficulty_class",
+    "find_dataset",
+    "find_folder",
+    "import_dataset",
+    "make_dataset",
+    "open_dataset",
+    "read_grain",
+    "read_image",
+    "read_labels",
+    "stratified_split",
+    "verify_dataset",
+    "write_image",
+    "write_labels",
+    "write_split",
+]

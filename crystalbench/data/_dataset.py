@@ -1,0 +1,468 @@
+"""Data-set folders."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from crystalbench._exceptions import ConfigurationError, DataError, LabelError, UnknownNameError
+from crystalbench._files import file_sha256
+from crystalbench.data._classes import DifficultyClass, as_int32, difficulty_class
+from crystalbench.data._images import (
+    IMAGE_SUFFIXES,
+    LABEL_SUFFIXES,
+    files_by_stem,
+    image_shape,
+    read_grain,
+    read_image,
+    read_labels,
+)
+from crystalbench.data._splits import Split, compute_split, resolve_split, split_path
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A micrograph and its label map. Pixels are read from the files each time they are asked for.
+
+    Parameters
+    ----------
+    name
+        The image's file name without its suffix.
+    image_path, label_path, grain_path
+        Files; without a grain mask the whole image counts.
+    group
+        Samples of one group are never in two subsets of a split.
+    um_per_px
+        Micrometres a pixel, where known.
+    """
+
+    name: str
+    image_path: Path
+    label_path: Path
+    grain_path: Path | None
+    group: str
+    um_per_px: float | None
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """H x W x 3, RGB; 0 outside the grain.
+
+        Raises
+        ------
+        DataError
+            Where the image or the grain mask cannot be read, or their shapes differ.
+        """
+        image = read_image(self.image_path)
+        grain = self.grain
+        if grain is not None:
+            image[~grain] = 0
+        return image
+
+    @property
+    def label(self) -> NDArray[np.int32]:
+        """H x W; 0 is background and everything outside the grain.
+
+        Labels that do not fit 32 bit are renumbered in their order.
+
+        Raises
+        ------
+        LabelError
+            Where the file is no label map, or not of the image's shape.
+        """
+        labels = read_labels(self.label_path)
+        check_shape(self.label_path, labels.shape, self.image_path, LabelError)
+        label = as_int32(labels)
+        grain = self.grain
+        return label if grain is None else np.where(grain, label, np.int32(0))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels, from the image's header.
+
+        Raises
+        ------
+        DataError
+            Where the header cannot be read.
+        """
+        return image_shape(self.image_path)
+
+    @property
+    def grain(self) -> NDArray[np.bool_] | None:
+        """H x W, true inside the grain of interest; None where the whole image counts.
+
+        Raises
+        ------
+        DataError
+            Where the mask cannot be read or is not of the image's shape.
+        """
+        if self.grain_path is None:
+            return None
+        grain = read_grain(self.grain_path)
+        check_shape(self.grain_path, grain.shape, self.image_path, DataError)
+        return grain
+
+    @property
+    def hashes(self) -> dict[str, str | None]:
+        """The sha256 of each file: ``image``, ``label`` and ``grain`` (None where there is no mask)."""
+        return {
+            "image": file_sha256(self.image_path),
+            "label": file_sha256(self.label_path),
+            "grain": None if self.grain_path is None else file_sha256(self.grain_path),
+        }
+
+    @property
+    def pixel_hash(self) -> str:
+        """The sha256 of the decoded pixels of image and label, whatever the file formats."""
+        return pixel_hash(self.image, self.label)
+
+
+def pixel_hash(image: NDArray[np.uint8], label: NDArray[np.int32]) -> str:
+    """Return the sha256 of ``image`` (H x W x 3) and ``label`` (H x W)."""
+    digest = hashlib.sha256(f"{image.shape}".encode())
+    digest.update(image.tobytes())
+    digest.update(label.astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def check_shape(path: Path, shape: tuple[int, ...], image_path: Path, error: type[DataError]) -> None:
+    """Raise ``error`` where ``shape``, that of ``path``, is not the image's."""
+    expected = image_shape(image_path)
+    if shape != expected:
+        raise error(
+            f"{path} is {shape[0]} x {shape[1]} but its image {image_path} is {expected[0]} x {expected[1]}: "
+            "save both with the same height and width"
+        )
+
+
+class DatasetFile(BaseModel):
+    """``dataset.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str | None = None
+    title: str | None = None
+    um_per_px: float | None = Field(None, gt=0, allow_inf_nan=False)
+    line_px: int = Field(0, ge=0)
+    class_px: int = Field(224, gt=0)
+    made_by: str | None = None
+    version: int | None = None
+    seed: int | None = None
+    images: int | None = None
+    citation: str | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A folder of micrographs with label maps.
+
+    Parameters
+    ----------
+    root
+        The folder.
+    name, title
+        ``name`` can stand in a path; ``title`` is for people.
+    um_per_px
+        Micrometres a pixel; a sample's own value goes before it.
+    line_px
+        Width in pixels of the unlabelled line between touching crystals.
+    class_px
+        Crystal length in pixels from which on an image is not of difficulty class 1.
+    samples
+        By ascending name.
+    made_by, version, seed
+        The generator of a made set.
+    licence, citation
+        As ``dataset.yaml`` has them.
+    """
+
+    root: Path
+    name: str
+    title: str
+    um_per_px: float | None
+    line_px: int
+    class_px: int
+    samples: tuple[Sample, ...]
+    made_by: str | None = None
+    version: int | None = None
+    seed: int | None = None
+    licence: str | None = None
+    citation: str | None = None
+
+    def split(self, name: str = "fixed") -> Split:
+        """Return a split: that of ``splits/NAME.json``, or a stratified one where ``fixed`` has no file.
+
+        Raises
+        ------
+        SplitError
+            Where the file does not fit the images, or there are fewer than three groups to split.
+        """
+        if name == "fixed" and not split_path(self.root, name).exists():
+            return compute_split(name, self.samples, self.classes())
+        return resolve_split(self.root, name, self.samples)
+
+    def difficulty(self, sample: Sample) -> DifficultyClass:
+        """Return the difficulty class of ``sample``; see :func:`~crystalbench.data.difficulty_class`."""
+        return difficulty_class(sample.label, self.class_px)
+
+    def classes(self) -> dict[str, DifficultyClass]:
+        """Return the difficulty class of each sample by name. Reads every label map."""
+        return {sample.name: self.difficulty(sample) for sample in self.samples}
+
+    def identity(self, samples: Iterable[Sample]) -> dict[str, Any]:
+        """Say which pixels ``samples`` are: made ones by generator and seed, others by file hashes."""
+        chosen = sorted(samples, key=lambda sample: sample.name)
+        if self.made_by is None:
+            return {"images": {sample.name: sample.hashes for sample in chosen}}
+        origin = {"made_by": self.made_by, "version": self.version, "seed": self.seed}
+        return {**origin, "images": [sample.name for sample in chosen]}
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a data-set folder.
+
+    It has ``images/`` and ``labels/`` with files of the same stems, and may have ``grains/``,
+    ``dataset.yaml``, ``manifest.csv`` and ``splits/``. Pixels are not read.
+
+    Raises
+    ------
+    DataError
+        Where the folder is no data set; all images and labels without a partner are named at once.
+    UnknownNameError
+        Where ``dataset.yaml`` has a key that does not exist.
+    """
+    root = Path(path)
+    settings = read_settings(root)
+    samples = find_samples(root, settings.um_per_px)
+    name = settings.name or safe_name(root.resolve().name)
+    if name != (allowed := safe_name(name)):
+        raise DataError(f"{root / 'dataset.yaml'} has the name {name!r}: call it {allowed!r}, as it names folders")
+    kept = settings.model_dump(exclude={"name", "title", "images"})
+    return Dataset(root=root, name=name, title=settings.title or name, samples=samples, **kept)
+
+
+def safe_name(name: str) -> str:
+    """Return ``name`` as one that can stand in a path on every system."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "dataset"
+
+
+def read_settings(root: Path) -> DatasetFile:
+    """Read ``dataset.yaml`` of the folder ``root``; without the file, the defaults.
+
+    Raises
+    ------
+    UnknownNameError
+        Where it has a key that does not exist.
+    ConfigurationError
+        Where a value is not what it must be.
+    """
+    path = root / "dataset.yaml"
+    if not path.exists():
+        return DatasetFile()
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path} must hold keys and values, such as 'class_px: 224'")
+    for key in content:
+        if key not in DatasetFile.model_fields:
+            raise UnknownNameError(f"key of {path}", str(key), DatasetFile.model_fields)
+    return _validated(path, content)
+
+
+def _validated(path: Path, content: Mapping[str, Any]) -> DatasetFile:
+    try:
+        return DatasetFile.model_validate(content)
+    except ValidationError as error:
+        found = "; ".join(f"{e['loc'][0]}: {e['msg']} (it is {e['input']!r})" for e in error.errors())
+        raise ConfigurationError(f"{path}: {found}") from error
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of a data set are.
+
+    Parameters
+    ----------
+    root
+        Holds ``manifest.csv`` and ``grains/``, where there are any.
+    images, labels
+        Folders of files of the same stems.
+    suffixes
+        Of the files in ``labels``.
+    """
+
+    root: Path
+    images: Path
+    labels: Path
+    suffixes: frozenset[str] = LABEL_SUFFIXES
+
+    @classmethod
+    def of(cls, root: Path) -> Layout:
+        """Return the layout of a data-set folder."""
+        return cls(root, root / "images", root / "labels")
+
+    def image_files(self) -> dict[str, list[Path]]:
+        """Return the images by stem."""
+        return files_by_stem(self.images, IMAGE_SUFFIXES)
+
+    def label_files(self) -> dict[str, list[Path]]:
+        """Return the label maps by stem."""
+        return files_by_stem(self.labels, self.suffixes)
+
+    def grain_files(self) -> dict[str, list[Path]]:
+        """Return the grain masks by stem."""
+        return files_by_stem(self.root / "grains", LABEL_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What ``manifest.csv`` says of one image; None where it says nothing."""
+
+    image: str
+    label: str | None = None
+    group: str | None = None
+    um_per_px: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The image's stem."""
+        return Path(self.image).stem
+
+
+def find_samples(where: Path | Layout, um_per_px: float | None = None) -> tuple[Sample, ...]:
+    """Pair the images of a data set with their label maps, by ascending name.
+
+    Parameters
+    ----------
+    where
+        The data-set folder, or the layout of another one.
+    um_per_px
+        Micrometres a pixel where ``manifest.csv`` says nothing.
+
+    Raises
+    ------
+    DataError
+        Where a folder is missing or files have no partner; all of them are named.
+    """
+    layout = where if isinstance(where, Layout) else Layout.of(where)
+    for folder in (layout.images, layout.labels):
+        if not folder.is_dir():
+            raise DataError(f"{layout.root} is no data set: it lacks the folder {folder.name}/")
+    rows = read_manifest(layout.root)
+    problems = [f"{path} {message}" for path, message in pairing_problems(layout, rows)]
+    if problems:
+        raise DataError(f"{layout.root} is incomplete: {'; '.join(problems)}")
+    listed = rows or [Row(paths[0].name) for paths in layout.image_files().values()]
+    return _samples(layout, listed, um_per_px)
+
+
+def _samples(layout: Layout, rows: Iterable[Row], um_per_px: float | None) -> tuple[Sample, ...]:
+    labels, grains = layout.label_files(), layout.grain_files()
+    samples = [
+        Sample(
+            name=row.name,
+            image_path=layout.images / row.image,
+            label_path=layout.labels / row.label if row.label else labels[row.name][0],
+            grain_path=grains[row.name][0] if row.name in grains else None,
+            group=row.group or row.name,
+            um_per_px=row.um_per_px or um_per_px,
+        )
+        for row in rows
+    ]
+    return tuple(sorted(samples, key=lambda sample: sample.name))
+
+
+def pairing_problems(layout: Layout, rows: Sequence[Row] | None) -> list[tuple[Path, str]]:
+    """Name every file that lacks a partner, and every stem that stands for two files.
+
+    Parameters
+    ----------
+    layout
+        Of the data set.
+    rows
+        Of ``manifest.csv``; without it, files of the same stem are partners.
+    """
+    several = [
+        *_several(layout.image_files()),
+        *_several(layout.label_files()),
+        *_several(layout.grain_files()),
+    ]
+    return several + (_stem_problems(layout) if rows is None else _manifest_problems(layout, rows))
+
+
+def _several(files: Mapping[str, list[Path]]) -> list[tuple[Path, str]]:
+    return [(paths[0], f"has the same stem as {other.name}") for paths in files.values() for other in paths[1:]]
+
+
+def _stem_problems(layout: Layout) -> list[tuple[Path, str]]:
+    images, labels = layout.image_files(), layout.label_files()
+    return [
+        *((paths[0], "has no label map") for stem, paths in images.items() if stem not in labels),
+        *((paths[0], "has no image") for stem, paths in labels.items() if stem not in images),
+        *([] if images else [(layout.images, "holds no image")]),
+    ]
+
+
+def _manifest_problems(layout: Layout, rows: Sequence[Row]) -> list[tuple[Path, str]]:
+    labels, manifest = layout.label_files(), layout.root / "manifest.csv"
+    listed = [layout.images / row.image for row in rows]
+    listed += [layout.labels / row.label for row in rows if row.label]
+    counts = Counter(row.name for row in rows)
+    return [
+        *((path, "is in manifest.csv but does not exist") for path in listed if not path.is_file()),
+        *((layout.images / r.image, "has no label map") for r in rows if not r.label and r.name not in labels),
+        *((manifest, f"lists {name} {count} times") for name, count in counts.items() if count > 1),
+        *([] if rows else [(manifest, "lists no image")]),
+    ]
+
+
+def read_manifest(root: Path) -> list[Row] | None:
+    """Read ``manifest.csv``; None where there is none. Columns other than ours are left alone.
+
+    Raises
+    ------
+    DataError
+        Where a row names no image, a path instead of a file name, or a scale that is none.
+    """
+    path = root / "manifest.csv"
+    if not path.exists():
+        return None
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        return [_row(f"{path}, line {number}", row) for number, row in enumerate(reader, start=2)]
+
+
+def _row(place: str, row: Mapping[str, str | None]) -> Row:
+    image, label, group, scale = ((row.get(key) or "").strip() for key in ("image", "label", "group", "um_per_px"))
+    if not image:
+        raise DataError(f"{place} names no image: the header must be image,label,group,um_per_px")
+    for name in (image, label):
+        if Path(name).name != name or "\\" in name:
+            raise DataError(f"{place} has {name!r}: give file names without folders")
+    return Row(image, label or None, group or None, _scale(place, scale))
+
+
+def _scale(place: str, text: str) -> float | None:
+    if not text:
+        return None
+    try:
+        scale = float(text)
+    except ValueError:
+        scale = math.nan
+    if not (math.isfinite(scale) and scale > 0):
+        raise DataError(f"{place} has um_per_px {text!r}: give micrometres a pixel as a positive number")
+    return scale

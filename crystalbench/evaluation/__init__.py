@@ -1,0 +1,21 @@
+"""How segmentations are scored: one overlap table, and everything else from it."""
+
+from crystalbench.evaluation._folders import FolderScores, score_folders, score_table
+from crystalbench.evaluation._overlaps import Overlaps, count_overlaps
+from crystalbench.evaluation._scores import EVALUATOR_VERSION, ImageScores, evaluate, panoptic_quality
+from crystalbench.evaluation._summary import Summary, mean_and_std, summarize
+
+__all__ = [
+    "EVALUATOR_VERSION",
+    "FolderScores",
+    "ImageScores",
+    "Overlaps",
+    "Summary",
+    "count_overlaps",
+    "evaluate",
+    "mean_and_std",
+    "panoptic_quality",
+    "score_folders",
+    "score_table",
+    "summarize",
+]

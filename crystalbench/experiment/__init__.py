@@ -1,0 +1,18 @@
+"""Runs: from a request to records. Plan, trainings, predictions, records; each once, whatever is killed."""
+
+from crystalbench.experiment._plan import Experiment, Request, Training, plan
+from crystalbench.experiment._progress import reporter
+from crystalbench.experiment._record import ImageRecord, Record
+from crystalbench.experiment._run import Run, read_record
+
+__all__ = [
+    "Experiment",
+    "ImageRecord",
+    "Record",
+    "Request",
+    "Run",
+    "Training",
+    "plan",
+    "read_record",
+    "reporter",
+]

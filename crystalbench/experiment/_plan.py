@@ -1,0 +1,219 @@
+"""From what a user asks for to the trainings and experiments that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from crystalbench import _devices
+from crystalbench._exceptions import ConfigurationError, UnknownNameError
+from crystalbench._files import canonical_json, sha256
+from crystalbench.config import Preset, Tree, override, parse_settings
+from crystalbench.data import Dataset, Sample, Split
+from crystalbench.evaluation import EVALUATOR_VERSION
+from crystalbench.experiment._jobs import CHECKPOINT_FILE, PlannedImage, PredictJob, TrainJob, read_training
+from crystalbench.experiment._keys import key_of, prediction_base, training_key
+from crystalbench.registry import Method, find_methods
+
+SPLIT = "fixed"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What ``crystalbench run`` was asked to do; ``device`` and ``threads`` are resolved already."""
+
+    methods: tuple[str, ...]
+    dataset: Dataset
+    train_dataset: Dataset | None = None
+    preset: Preset = "quick"
+    seeds: tuple[int, ...] = (0,)
+    settings: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    limit: int | None = None
+    device: str = "cpu"
+    threads: int = _devices.cores()
+    out: Path = Path("runs")
+
+
+@dataclass(frozen=True)
+class Training:
+    """One component to be trained; two experiments with the same ``key`` share it."""
+
+    method: Method
+    component: str
+    values: Tree
+    dataset: Dataset
+    requires: Mapping[str, Training]
+    request: Request
+    seed: int
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        """Where checkpoint, state, log and scalars lie."""
+        return self.request.out / "train" / self.component / self.key[:12]
+
+    @property
+    def is_done(self) -> bool:
+        """Say whether an earlier run has finished this training."""
+        return read_training(self.folder) is not None
+
+    def job(self) -> TrainJob:
+        """Return the job for a worker."""
+        return TrainJob(
+            **_common(self.request, self.method, self.values, self.seed),
+            dataset=self.dataset.root,
+            checkpoints=_checkpoints(self.requires),
+            folder=self.folder.resolve(),
+            component=self.component,
+            split=SPLIT,
+            key=self.key,
+        )
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One method with one set of parameters and one seed on one split: ends in one record."""
+
+    method: Method
+    values: Tree
+    request: Request
+    seed: int
+    trainings: Mapping[str, Training]
+    samples: tuple[Sample, ...]
+    key: str
+
+    @property
+    def folder(self) -> Path:
+        """Where record, label maps, overlays and log lie."""
+        return self.request.out / self.request.dataset.name / self.method.name / self.key[:12]
+
+    def job(self, checkpoints: Mapping[str, str]) -> PredictJob:
+        """Return the job for a worker; ``checkpoints`` are the sha256 of the trained components."""
+        return PredictJob(
+            **_common(self.request, self.method, self.values, self.seed),
+            dataset=self.request.dataset.root,
+            checkpoints=_checkpoints(self.trainings),
+            folder=self.folder.resolve(),
+            images=tuple(self._planned(checkpoints)),
+        )
+
+    def _planned(self, checkpoints: Mapping[str, str]) -> Iterator[PlannedImage]:
+        request = self.request
+        base = prediction_base(self.method, self.values, checkpoints, device=request.device, threads=request.threads)
+        for sample in self.samples:
+            hashes = dict(sample.hashes)
+            truth = hashes.pop("label")
+            if self.method.info.control:
+                # Controls may look at the truth, so their predictions depend on it.
+                hashes["label"] = truth
+            prediction = key_of(base=base, image=hashes)
+            score = key_of(
+                prediction=prediction,
+                truth=truth,
+                evaluator=EVALUATOR_VERSION,
+                class_px=request.dataset.class_px,
+            )
+            yield PlannedImage(image=sample.name, prediction_key=prediction, score_key=score)
+
+
+def plan(request: Request) -> list[Experiment]:
+    """Return the experiments of a request, in the order in which they are to be done.
+
+    Raises
+    ------
+    ConfigurationError
+        For unknown methods, keys or values, or a ``--set`` that does not say which method it means.
+    SplitError
+        Where the data cannot be split.
+    """
+    methods = _methods(request)
+    settings = parse_settings(request.settings, list(methods))
+    split = request.dataset.split(SPLIT) if request.train_dataset is None else None
+    experiments = []
+    for seed in request.seeds:
+        for name, method in methods.items():
+            values = override(method.config.values(request.preset), settings[name], list(method.components))
+            experiments.append(_experiment(request, method, method.parameters(values), seed, split))
+    return experiments
+
+
+def _methods(request: Request) -> dict[str, Method]:
+    known = find_methods(request.adapters)
+    if request.methods == ("all",):
+        return known
+    for name in request.methods:
+        if name not in known:
+            raise UnknownNameError("method", name, [*known, "all"])
+    return {name: known[name] for name in request.methods}
+
+
+def _experiment(request: Request, method: Method, values: Tree, seed: int, split: Split | None) -> Experiment:
+    tested = split.test if split else request.dataset.samples
+    if not tested:
+        raise ConfigurationError(f"{request.dataset.root}: the test subset is empty")
+    trainings = _trainings(request, method, values, seed)
+    return Experiment(
+        method=method,
+        values=values,
+        request=request,
+        seed=seed,
+        trainings=trainings,
+        samples=tuple(tested[: request.limit]),
+        key=key_of(
+            method=method.name,
+            preset=request.preset,
+            trainings={name: training.key for name, training in trainings.items()},
+            values=values,
+            dataset=request.dataset.identity(tested),
+            split=SPLIT if split else "all",
+            seed=seed,
+            device=request.device.split(":")[0],
+            threads=request.threads,
+            limit=request.limit,
+        ),
+    )
+
+
+def _trainings(request: Request, method: Method, values: Tree, seed: int) -> dict[str, Training]:
+    trainings: dict[str, Training] = {}
+    if not method.components:
+        return trainings
+    dataset = request.train_dataset or request.dataset
+    split = dataset.split(SPLIT)
+    data = {subset: dataset.identity(getattr(split, subset)) for subset in ("train", "val")}
+    for name, component in method.components.items():
+        requires = {required: trainings[required] for required in component.requires}
+        key = training_key(
+            method,
+            name,
+            values,
+            data,
+            seed=seed,
+            device=request.device,
+            threads=request.threads,
+            requires={required: training.key for required, training in requires.items()},
+        )
+        trainings[name] = Training(method, name, values, dataset, requires, request, seed, key)
+    return trainings
+
+
+def identity_sha256(dataset: Dataset) -> str:
+    """Return the hash of what identifies the images of a data set."""
+    return sha256(canonical_json(dataset.identity(dataset.samples)))
+
+
+def _checkpoints(trainings: Mapping[str, Training]) -> dict[str, Path]:
+    return {name: training.folder.resolve() / CHECKPOINT_FILE for name, training in trainings.items()}
+
+
+def _common(request: Request, method: Method, values: Tree, seed: int) -> Tree:
+    return {
+        "method": method.name,
+        "adapters": request.adapters,
+        "values": values,
+        "seed": seed,
+        "device": request.device,
+        "threads": request.threads,
+    }

@@ -1,0 +1,208 @@
+"""Predicting and scoring images one by one, each kept as soon as it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crystalbench._exceptions import CrystalbenchError, LabelError
+from crystalbench._files import write_atomic
+from crystalbench.data import Dataset, Sample, difficulty_class, read_labels, write_labels
+from crystalbench.evaluation import ImageScores, evaluate
+from crystalbench.experiment._jobs import (
+    IMAGES_FILE,
+    LABELS_FOLDER,
+    OVERLAYS_FOLDER,
+    PlannedImage,
+    PredictJob,
+)
+from crystalbench.experiment._overlays import draw_overlay
+from crystalbench.experiment._record import ImageRecord
+from crystalbench.segmenter import Labels, Segmenter
+
+N_OVERLAYS = 3
+"""How many of the first and how many of the worst images get an overlay."""
+
+
+def predict(job: PredictJob, segmenter: Segmenter, dataset: Dataset, report: Callable[[int, int], None]) -> None:
+    """Predict and score the images of ``job`` that have no result yet, then draw the overlays.
+
+    An image on which the method fails is kept as failed, and the others go on.
+    """
+    samples = {sample.name: sample for sample in dataset.samples}
+    done = _keep(job.folder / IMAGES_FILE, read_images(job.folder), job.images)
+    warm = False
+    for count, planned in enumerate(job.images):
+        report(count, len(job.images))
+        before = done.get(planned.image)
+        if before is not None and before.score_key == planned.score_key:
+            continue
+        sample = samples[planned.image]
+        if before is None and not warm:
+            # The first call of a process loads libraries and compiles: it is not timed.
+            warm = _warm_up(segmenter, sample)
+        result = _one(segmenter, sample, planned, before, dataset.class_px, job.folder)
+        _append(job.folder / IMAGES_FILE, result)
+        done[planned.image] = result
+    report(len(job.images), len(job.images))
+    _draw_overlays(segmenter, [done[planned.image] for planned in job.images], samples, job.folder)
+
+
+def read_images(folder: Path) -> list[ImageRecord]:
+    """Read the results that ``folder`` holds; a line torn by a kill is no result."""
+    file = folder / IMAGES_FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [record for line in lines if (record := _parse(line)) is not None]
+
+
+def is_current(record: ImageRecord, planned: PlannedImage, folder: Path) -> bool:
+    """Say whether a result can stay: it did not fail, is of the same prediction, and its labels are there."""
+    return (
+        record.status == "ok"
+        and record.prediction_key == planned.prediction_key
+        and labels_file(folder, record.image) is not None
+    )
+
+
+def labels_file(folder: Path, image: str) -> Path | None:
+    """Return the label map that was predicted for ``image``, if there is one."""
+    candidates = [folder / LABELS_FOLDER / f"{image}{suffix}" for suffix in (".png", ".tif")]
+    return next((file for file in candidates if file.exists()), None)
+
+
+def _keep(file: Path, records: Iterable[ImageRecord], planned: Iterable[PlannedImage]) -> dict[str, ImageRecord]:
+    plans = {plan.image: plan for plan in planned}
+    kept = {
+        record.image: record
+        for record in records
+        if record.image in plans and is_current(record, plans[record.image], file.parent)
+    }
+    write_atomic(file, "".join(f"{_line(record)}\n" for record in kept.values()).encode())
+    return kept
+
+
+def _one(
+    segmenter: Segmenter,
+    sample: Sample,
+    planned: PlannedImage,
+    before: ImageRecord | None,
+    class_px: int,
+    folder: Path,
+) -> ImageRecord:
+    truth = sample.label
+    result = ImageRecord(
+        image=sample.name,
+        status="ok",
+        group=sample.group,
+        difficulty=difficulty_class(truth, class_px),
+        prediction_key=planned.prediction_key,
+        score_key=planned.score_key,
+    )
+    if before is not None:
+        file = labels_file(folder, sample.name)
+        assert file is not None
+        scores = evaluate(truth, read_labels(file))
+        return before.model_copy(update={"scores": scores.to_row(), "score_key": planned.score_key})
+    try:
+        labels, timing = _timed(segmenter, sample)
+        write_labels(folder / LABELS_FOLDER, sample.name, labels)
+        return result.model_copy(update={"scores": evaluate(truth, labels).to_row(), **timing})
+    except CrystalbenchError as error:
+        message = str(error)
+    except Exception as error:
+        traceback.print_exc()
+        message = f"{type(error).__name__}: {error}"
+    return result.model_copy(update={"status": "failed", "error": message})
+
+
+def _timed(segmenter: Segmenter, sample: Sample) -> tuple[Labels, Mapping[str, Any]]:
+    call = _prediction(segmenter, sample)
+    segmenter.stages = {}
+    with segmenter.stage("total"):
+        labels = call()
+    stages = dict(segmenter.stages)
+    seconds = stages.pop("total")
+    return check_labels(labels, sample.label.shape), {"seconds": seconds, "stages": stages}
+
+
+def _prediction(segmenter: Segmenter, sample: Sample) -> Callable[[], Labels]:
+    """Return the call that is timed: host array in, labels out. Only controls read files inside it."""
+    if type(segmenter).predict_sample is not Segmenter.predict_sample:
+        return lambda: segmenter.predict_sample(sample)
+    image = sample.image
+    return lambda: segmenter.predict(image)
+
+
+def check_labels(labels: Any, shape: tuple[int, ...]) -> Labels:
+    """Return a method's answer as H x W int32 labels.
+
+    Raises
+    ------
+    LabelError
+        Where it is not an array of non-negative integers of the image's height and width.
+    """
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+        kind = labels.dtype if isinstance(labels, np.ndarray) else type(labels).__name__
+        raise LabelError(f"the method returned {kind}, not an array of integer labels")
+    if labels.shape != shape:
+        raise LabelError(f"the method returned labels of shape {labels.shape} for an image of {shape}")
+    if labels.size and (labels.min() < 0 or labels.max() > np.iinfo(np.int32).max):
+        raise LabelError("the method returned labels below 0 or beyond 32 bit")
+    return labels.astype(np.int32, copy=False)
+
+
+def _warm_up(segmenter: Segmenter, sample: Sample) -> bool:
+    try:
+        segmenter.predict_sample(sample)
+    except Exception:
+        # The timed call that follows fails in the same way, and is where the failure is kept.
+        return False
+    return True
+
+
+def _draw_overlays(
+    segmenter: Segmenter, records: list[ImageRecord], samples: Mapping[str, Sample], folder: Path
+) -> None:
+    scored = [record for record in records if record.scores is not None]
+    worst = sorted(scored, key=_pq)[:N_OVERLAYS]
+    wanted = {record.image for record in [*scored[:N_OVERLAYS], *worst]}
+    for record in scored:
+        file = folder / OVERLAYS_FOLDER / f"{record.image}.png"
+        labels = labels_file(folder, record.image)
+        if record.image not in wanted or labels is None or file.exists():
+            continue
+        try:
+            draw_overlay(file, segmenter, samples[record.image], read_labels(labels), _pq(record))
+        except Exception:
+            # A method's own pictures must not cost it its scores; the log says what went wrong.
+            traceback.print_exc()
+
+
+def _pq(record: ImageRecord) -> float:
+    """Return the panoptic quality, 1 where it is undefined: an empty image predicted empty is no bad case."""
+    assert record.scores is not None
+    return float(np.nan_to_num(ImageScores.from_row(record.scores).pq, nan=1.0))
+
+
+def _append(file: Path, record: ImageRecord) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(f"{_line(record)}\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _line(record: ImageRecord) -> str:
+    return json.dumps(record.model_dump(), separators=(",", ":"), ensure_ascii=False)
+
+
+def _parse(line: str) -> ImageRecord | None:
+    try:
+        return ImageRecord.model_validate_json(line)
+    except ValueError:
+        return None

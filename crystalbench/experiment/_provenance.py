@@ -1,0 +1,64 @@
+"""Where a result came from."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from crystalbench import _devices
+from crystalbench.config import Tree
+from crystalbench.experiment._keys import library_versions
+from crystalbench.registry import Method
+
+
+def now() -> str:
+    """Return the time in UTC, to the second, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def provenance(method: Method, device: str, start: str) -> Tree:
+    """Return versions, source state and machine of a result that began at ``start`` and ends now."""
+    return {
+        "start": start,
+        "end": now(),
+        "crystalbench": version("crystalbench"),
+        "python": platform.python_version(),
+        "libraries": library_versions(method),
+        "git": _git_state(),
+        "platform": platform.platform(),
+        "cores": _devices.cores(),
+        "device_name": _devices.device_name(device),
+        "driver": _driver(device),
+    }
+
+
+def command_line() -> list[str]:
+    """Return the command that was typed, without the path of the program."""
+    return ["crystalbench", *sys.argv[1:]]
+
+
+def _driver(device: str) -> str | None:
+    if device == "cpu":
+        return None
+    return _output(["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm", "--format=csv,noheader"])
+
+
+def _git_state() -> Tree | None:
+    """Return commit and dirty flag of the checkout that this package runs from, if it is one."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    commit = _output(["git", "-C", str(root), "rev-parse", "HEAD"])
+    changes = _output(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"])
+    return {"commit": commit, "dirty": bool(changes)}
+
+
+def _output(command: list[str]) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

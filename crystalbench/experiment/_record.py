@@ -1,0 +1,113 @@
+"""The record: what one experiment leaves, whole or failed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from crystalbench.segmenter import MethodInfo
+
+SCHEMA = 1
+
+Status = Literal["ok", "failed", "timeout", "oom", "crashed", "interrupted", "missing"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class Failure(_Part):
+    """Why an experiment has no result: the error's type, its message and the end of the log."""
+
+    type: str
+    message: str
+    log_tail: str = ""
+
+
+class DataReference(_Part):
+    """Which data: the name, the geometry that scores depend on, and the hash of the images' identity."""
+
+    name: str
+    line_px: int = 0
+    class_px: int = 224
+    identity_sha256: str
+
+
+class SplitReference(_Part):
+    """Which part of the data was tested."""
+
+    name: str
+    subset: str = "test"
+
+
+class TrainingRecord(_Part):
+    """How one component was trained; ``weights`` says where its weights started."""
+
+    key: str
+    weights: str
+    seconds: float
+    steps: int
+    checkpoint_sha256: str = ""
+    source_sha256: str = ""
+
+
+class ImageRecord(_Part):
+    """One image's result. ``scores`` are integers from which every score is recomputed.
+
+    ``class`` is the difficulty class, ``seconds`` the time of one prediction (host array in, labels out).
+    """
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+    image: str
+    status: Literal["ok", "failed"]
+    error: str | None = None
+    group: str
+    difficulty: Literal[1, 2, 3]
+    scores: dict[str, Any] | None = None
+    seconds: float | None = None
+    stages: dict[str, float] = {}
+    prediction_key: str = ""
+    score_key: str = ""
+
+
+class Latency(_Part):
+    """Seconds a prediction took, and the protocol that measured it."""
+
+    protocol: str
+    n: int
+    mean_s: float
+    median_s: float
+    iqr_s: float
+    stages: dict[str, float] = {}
+
+
+class Record(_Part):
+    """One experiment: method, parameters, data, split and seed, with scores and provenance."""
+
+    schema_version: int = SCHEMA
+    key: str
+    method: str
+    info: MethodInfo
+    preset: str
+    parameters: dict[str, Any]
+    dataset: DataReference
+    train_dataset: str | None = None
+    split: SplitReference
+    seed: int
+    device: str
+    device_name: str
+    precision: str = "float32"
+    threads: int
+    limit: int | None = None
+    status: Status
+    error: Failure | None = None
+    trainings: dict[str, TrainingRecord] = {}
+    n_planned: int
+    images: list[ImageRecord] = []
+    summary: dict[str, Any] = {}
+    latency: Latency | None = None
+    overlays: list[str] = []
+    warnings: list[str] = []
+    provenance: dict[str, Any] = {}

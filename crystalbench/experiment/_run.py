@@ -1,0 +1,222 @@
+"""The driver: does the trainings and experiments of a request, each once, and keeps a record of each."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from crystalbench import _devices
+from crystalbench._files import write_json
+from crystalbench.evaluation import ImageScores, summarize
+from crystalbench.experiment._jobs import (
+    OVERLAYS_FOLDER,
+    RECORD_FILE,
+    PredictJob,
+    TrainingResult,
+    read_training,
+)
+from crystalbench.experiment._keys import source_sha256
+from crystalbench.experiment._local import Outcome, run_job
+from crystalbench.experiment._plan import Experiment, Training, identity_sha256
+from crystalbench.experiment._predict import is_current, read_images
+from crystalbench.experiment._progress import Reporter
+from crystalbench.experiment._provenance import command_line, now, provenance
+from crystalbench.experiment._record import (
+    DataReference,
+    Failure,
+    ImageRecord,
+    Latency,
+    Record,
+    SplitReference,
+    TrainingRecord,
+)
+
+
+@dataclass
+class Run:
+    """A run of several experiments. Whatever it is killed in, the same run goes on from there.
+
+    Parameters
+    ----------
+    experiments
+        As planned, in order.
+    reporter
+        Told what is being done.
+    retrain
+        Train again also what is trained.
+    """
+
+    experiments: Sequence[Experiment]
+    reporter: Reporter
+    retrain: bool = False
+    _ended: dict[str, Outcome] = field(default_factory=dict)
+
+    def __call__(self) -> list[Record]:
+        """Do everything that is not done; return one record for each experiment, failed ones too."""
+        return [self._experiment(experiment) for experiment in self.experiments]
+
+    def _experiment(self, experiment: Experiment) -> Record:
+        start = now()
+        for training in experiment.trainings.values():
+            outcome = self._train(training)
+            if outcome.status != "ok":
+                return self._finish(experiment, None, outcome, start)
+        job = experiment.job(
+            {name: _result(training).checkpoint_sha256 for name, training in experiment.trainings.items()}
+        )
+        before = read_record(experiment.folder)
+        if before is not None and _is_complete(before, job):
+            self.reporter.say(f"{_title(experiment)}: done before, nothing to do")
+            return before
+        with self.reporter.task(f"{_title(experiment)}: predict") as update:
+            try:
+                outcome = run_job(job, update)
+            except KeyboardInterrupt:
+                failure = Failure(type="KeyboardInterrupt", message="the same command goes on from here")
+                self._finish(experiment, job, Outcome("interrupted", failure), start)
+                raise
+        return self._finish(experiment, job, outcome, start)
+
+    def _train(self, training: Training) -> Outcome:
+        """Train one component, unless this or an earlier run has done it."""
+        if training.key not in self._ended:
+            if self.retrain:
+                shutil.rmtree(training.folder, ignore_errors=True)
+            self._ended[training.key] = self._train_now(training)
+        return self._ended[training.key]
+
+    def _train_now(self, training: Training) -> Outcome:
+        title = f"{training.method.name}: train {training.component}, seed {training.seed}"
+        if training.is_done:
+            self.reporter.say(f"{title}: done before ({training.folder})")
+            return Outcome("ok")
+        with self.reporter.task(title) as update:
+            return run_job(training.job(), update)
+
+    def _finish(self, experiment: Experiment, job: PredictJob | None, outcome: Outcome, start: str) -> Record:
+        record = _record(experiment, job, outcome, start)
+        write_json(experiment.folder / RECORD_FILE, record.model_dump(mode="json", by_alias=True))
+        if record.error:
+            self.reporter.say(f"{_title(experiment)}: {record.status}: {record.error.type}: {record.error.message}")
+        return record
+
+
+def read_record(folder: Path) -> Record | None:
+    """Read the record in ``folder``; None where there is none or it is of another form."""
+    try:
+        return Record.model_validate_json((folder / RECORD_FILE).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _title(experiment: Experiment) -> str:
+    return f"{experiment.method.name} on {experiment.request.dataset.name}, seed {experiment.seed}"
+
+
+def _result(training: Training) -> TrainingResult:
+    result = read_training(training.folder)
+    assert result is not None
+    return result
+
+
+def _is_complete(record: Record, job: PredictJob) -> bool:
+    """Say whether ``record`` holds a good result of every planned image, under today's keys."""
+    results = {image.image: image for image in record.images}
+    return record.status == "ok" and all(
+        planned.image in results
+        and results[planned.image].score_key == planned.score_key
+        and is_current(results[planned.image], planned, job.folder)
+        for planned in job.images
+    )
+
+
+def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, start: str) -> Record:
+    request = experiment.request
+    images = _images(job)
+    failed = next((image for image in images if image.status == "failed"), None)
+    if outcome.status == "ok" and failed is not None:
+        message = f"{failed.image}: {failed.error}"
+        outcome = Outcome("failed", Failure(type="ImageFailed", message=message))
+    trainings = {
+        name: result
+        for name, training in experiment.trainings.items()
+        if (result := read_training(training.folder)) is not None
+    }
+    return Record(
+        key=experiment.key,
+        method=experiment.method.name,
+        info=experiment.method.info,
+        preset=request.preset,
+        parameters=experiment.values,
+        dataset=DataReference(
+            name=request.dataset.name,
+            line_px=request.dataset.line_px,
+            class_px=request.dataset.class_px,
+            identity_sha256=identity_sha256(request.dataset),
+        ),
+        train_dataset=request.train_dataset.name if request.train_dataset else None,
+        split=SplitReference(name="all" if request.train_dataset else "fixed"),
+        seed=experiment.seed,
+        device=request.device.split(":")[0],
+        device_name=_devices.device_name(request.device),
+        threads=request.threads,
+        limit=request.limit,
+        status=outcome.status,
+        error=outcome.failure,
+        trainings={name: _training_record(result) for name, result in trainings.items()},
+        n_planned=len(experiment.samples),
+        images=images,
+        summary=summarize([ImageScores.from_row(i.scores) for i in images if i.scores]).to_json(),
+        latency=_latency(images),
+        overlays=_overlays(experiment.folder),
+        warnings=_warnings(experiment, trainings),
+        provenance={"command": command_line(), **provenance(experiment.method, request.device, start)},
+    )
+
+
+def _images(job: PredictJob | None) -> list[ImageRecord]:
+    """Return the results in the order of the plan, so that a resumed run writes the same record."""
+    if job is None:
+        return []
+    results = {image.image: image for image in read_images(job.folder)}
+    return [results[planned.image] for planned in job.images if planned.image in results]
+
+
+def _training_record(result: TrainingResult) -> TrainingRecord:
+    return TrainingRecord.model_validate(result.model_dump())
+
+
+def _latency(images: Sequence[ImageRecord]) -> Latency | None:
+    seconds = np.array([image.seconds for image in images if image.seconds is not None])
+    if not seconds.size:
+        return None
+    low, median, high = np.percentile(seconds, [25, 50, 75])
+    names = sorted({name for image in images for name in image.stages})
+    stages = {name: float(np.mean([image.stages.get(name, 0.0) for image in images])) for name in names}
+    return Latency(
+        protocol="run-1: one call an image after one warm-up call",
+        n=seconds.size,
+        mean_s=float(seconds.mean()),
+        median_s=float(median),
+        iqr_s=float(high - low),
+        stages=stages,
+    )
+
+
+def _overlays(folder: Path) -> list[str]:
+    return sorted(f"{OVERLAYS_FOLDER}/{file.name}" for file in (folder / OVERLAYS_FOLDER).glob("*.png"))
+
+
+def _warnings(experiment: Experiment, trainings: Mapping[str, TrainingResult]) -> list[str]:
+    source = source_sha256(experiment.method)
+    changed = [
+        f"{name}: the source of {experiment.method.name} has changed since this was trained; --retrain trains it again"
+        for name, result in trainings.items()
+        if result.source_sha256 != source and experiment.trainings[name].method.name == experiment.method.name
+    ]
+    own = [f"{name}: {warning}" for name, result in trainings.items() for warning in result.warnings]
+    return own + changed

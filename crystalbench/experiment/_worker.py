@@ -1,0 +1,141 @@
+"""The worker process: does one job and leaves files.
+
+``python -m crystalbench.experiment._worker FOLDER/job.json`` trains one component, or predicts and scores
+images. It may be killed at any moment: the next worker with the same job goes on where this one stood.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock
+
+from crystalbench._files import file_sha256, write_atomic, write_json
+from crystalbench.data import open_dataset
+from crystalbench.experiment._jobs import (
+    CHECKPOINT_FILE,
+    ERROR_FILE,
+    PROGRESS_FILE,
+    TRAINING_FILE,
+    PredictJob,
+    Progress,
+    TrainingResult,
+    TrainJob,
+    read_job,
+    read_progress,
+    read_training,
+)
+from crystalbench.experiment._keys import source_sha256
+from crystalbench.experiment._predict import predict
+from crystalbench.experiment._provenance import now, provenance
+from crystalbench.registry import find_method
+
+_REPORT_EVERY_S = 0.2
+
+
+def main(job_file: Path) -> int:
+    """Do the job of ``job_file``; return the exit status."""
+    _end_with_parent()
+    job = read_job(job_file)
+    try:
+        # A worker of a killed run may still be busy in this folder.
+        with FileLock(job.folder / ".lock"):
+            if isinstance(job, TrainJob):
+                _train(job)
+            else:
+                _predict(job)
+    except Exception as error:
+        traceback.print_exc()
+        write_json(job.folder / ERROR_FILE, {"type": type(error).__name__, "message": str(error)})
+        return 1
+    return 0
+
+
+@dataclass
+class _JobContext:
+    """What :meth:`Segmenter.fit` is told, and how its reports reach the driver."""
+
+    seed: int
+    device: str
+    threads: int
+    folder: Path
+    checkpoints: Mapping[str, Path]
+    weights: str = "random"
+    warnings: list[str] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
+    _begun: float = field(default_factory=time.monotonic)
+    _seconds_before: float = 0.0
+    _reported: float = float("-inf")
+
+    def __post_init__(self) -> None:
+        self._seconds_before = read_progress(self.folder).seconds
+
+    def report(self, step: int, total: int, **scalars: float) -> None:
+        elapsed = time.monotonic()
+        seconds = self._seconds_before + elapsed - self._begun
+        self.progress = Progress(step=step, total=total, seconds=seconds, scalars=scalars)
+        if elapsed - self._reported >= _REPORT_EVERY_S:
+            self._reported = elapsed
+            write_atomic(self.folder / PROGRESS_FILE, self.progress.model_dump_json().encode())
+
+    def initial_weights(self, origin: str) -> None:
+        self.weights = origin
+
+    def warn(self, message: str) -> None:
+        print(f"warning: {message}", flush=True)
+        if message not in self.warnings:
+            self.warnings.append(message)
+
+
+def _train(job: TrainJob) -> None:
+    if read_training(job.folder) is not None:
+        return
+    method = find_method(job.method, job.adapters)
+    start = now()
+    context = _JobContext(job.seed, job.device, job.threads, job.folder, job.checkpoints)
+    split = open_dataset(job.dataset).split(job.split)
+    method.build(job.values).fit(job.component, split.train, split.val, context)
+    result = TrainingResult(
+        key=job.key,
+        component=job.component,
+        weights=context.weights,
+        seconds=context.progress.seconds,
+        steps=context.progress.total,
+        checkpoint_sha256=file_sha256(job.folder / CHECKPOINT_FILE),
+        source_sha256=source_sha256(method),
+        warnings=context.warnings,
+        provenance=provenance(method, job.device, start),
+    )
+    write_json(job.folder / TRAINING_FILE, result.model_dump())
+
+
+def _predict(job: PredictJob) -> None:
+    method = find_method(job.method, job.adapters)
+    context = _JobContext(job.seed, job.device, job.threads, job.folder, job.checkpoints)
+    dataset = open_dataset(job.dataset)
+    segmenter = method.build(job.values)
+    segmenter.load(job.checkpoints, job.device)
+    predict(job, segmenter, dataset, context.report)
+
+
+def _end_with_parent() -> None:
+    """End when the driver does, however it ended: an orphan would go on training unseen."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,22 @@
+"""Records -> rows -> a table, JSON, CSV or Markdown."""
+
+from crystalbench.leaderboard._board import FORMATS, board_text, leaderboard
+from crystalbench.leaderboard._formats import to_csv, to_json, to_markdown
+from crystalbench.leaderboard._load import load_records
+from crystalbench.leaderboard._rows import ClassScores, Row, Scores, rows
+from crystalbench.leaderboard._table import to_table
+
+__all__ = [
+    "FORMATS",
+    "ClassScores",
+    "Row",
+    "Scores",
+    "board_text",
+    "leaderboard",
+    "load_records",
+    "rows",
+    "to_csv",
+    "to_json",
+    "to_markdown",
+    "to_table",
+]

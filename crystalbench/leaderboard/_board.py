@@ -1,0 +1,108 @@
+"""What ``crystalbench leaderboard`` does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from crystalbench._exceptions import ConfigurationError, UnknownNameError
+from crystalbench._files import write_atomic
+from crystalbench._paths import data_dir
+from crystalbench.experiment._record import Record
+from crystalbench.leaderboard._formats import to_csv, to_json, to_markdown
+from crystalbench.leaderboard._load import load_records
+from crystalbench.leaderboard._rows import Row, rows
+from crystalbench.leaderboard._table import to_table
+
+_logger = logging.getLogger("crystalbench")
+_DEFAULT = Path("runs")
+_PAGE_WIDTH = 160
+
+
+def leaderboard(
+    runs: Sequence[Path] | None = None,
+    data: str | None = None,
+    format: str = "table",
+    out: Path | None = None,
+) -> str | None:
+    """Return the leaderboard of some runs as text, or write it to a file.
+
+    Parameters
+    ----------
+    runs
+        Folders with records; by default ``runs/``, and the published board where there is none.
+    data
+        Show this data set alone.
+    format
+        ``table``, ``json``, ``csv`` or ``markdown``.
+    out
+        File to write; nothing is returned then.
+
+    Raises
+    ------
+    UnknownNameError
+        Where no record is of the data set ``data``, or there is no such format.
+    ConfigurationError
+        Where there are no records, or a folder of ``runs`` does not exist.
+    """
+    if format not in FORMATS:
+        raise UnknownNameError("format", format, FORMATS)
+    chosen = rows(_of_data(_records(runs), data))
+    if out is None:
+        return _table_text(chosen, _screen()) if format == "table" else FORMATS[format](chosen)
+    write_atomic(out, FORMATS[format](chosen).encode())
+    return None
+
+
+def board_text(records: Sequence[Record]) -> str:
+    """Return the leaderboard of ``records`` as a table for the screen."""
+    return _table_text(rows(records), _screen())
+
+
+def _records(runs: Sequence[Path] | None) -> list[Record]:
+    records = load_records(runs if runs is not None else [_DEFAULT] if _DEFAULT.is_dir() else [])
+    if not records and runs is None:
+        _logger.warning("no records below %s/: this is the published board", _DEFAULT)
+        records = load_records([data_dir("leaderboard/records")])
+    if not records:
+        where = ", ".join(map(str, runs or [_DEFAULT]))
+        raise ConfigurationError(f"{where}: no records; make some with: crystalbench run --method sima")
+    return records
+
+
+def _of_data(records: Sequence[Record], data: str | None) -> list[Record]:
+    if data is None:
+        return list(records)
+    known = {record.dataset.name for record in records}
+    if data not in known:
+        raise UnknownNameError("data set", data, known)
+    return [record for record in records if record.dataset.name == data]
+
+
+def _page(chosen: Sequence[Row]) -> str:
+    return _table_text(chosen, Console(width=_PAGE_WIDTH, color_system=None))
+
+
+def _screen() -> Console:
+    """Return a console as wide as the terminal; a pipe has no width, so it gets all columns."""
+    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console() if narrow else Console(width=_PAGE_WIDTH)
+
+
+def _table_text(chosen: Sequence[Row], console: Console) -> str:
+    with console.capture() as capture:
+        console.print(to_table(chosen))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+FORMATS: Mapping[str, Callable[[Sequence[Row]], str]] = {
+    "table": _page,
+    "json": to_json,
+    "csv": to_csv,
+    "markdown": to_markdown,
+}

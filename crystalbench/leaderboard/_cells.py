@@ -1,0 +1,170 @@
+"""The columns that people read, in the table and in Markdown alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from crystalbench.leaderboard._rows import ClassScores, Row
+
+NOTHING = "-"
+_WARNINGS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its header, of two lines where that saves width, and how a row's cell is written."""
+
+    header: str
+    cell: Callable[[Row], str]
+    justify: Literal["left", "right"] = "right"
+
+
+def plain(text: str) -> str:
+    """Return ``text`` on one line and without control characters, as it may stand in a cell."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def boards(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows that may be compared with each other, board by board."""
+    return [list(board) for _, board in groupby(rows, key=lambda row: row.board)]
+
+
+def heading(board: Sequence[Row]) -> str:
+    """Return what all rows of a board share, for its title."""
+    row = board[0]
+    trained = f", trained on {row.train_dataset}" if row.train_dataset else ""
+    return plain(f"{row.dataset} ({row.split} of split {row.split_name}{trained})")
+
+
+def name(row: Row) -> str:
+    """Return the method's title, with the settings that tell it from rows of the same title."""
+    return plain(f"{row.title} ({row.variant})" if row.variant else row.title)
+
+
+def status(row: Row) -> str:
+    """Return how the run ended, and why the row is not ranked where it is not."""
+    words = ["control"] if row.control else []
+    if row.limit is not None:
+        words.append(f"partial, limit {row.limit}")
+    if row.status != "ok":
+        words.append(f"{row.status}: {row.error['type']}" if row.error else row.status)
+    elif row.n_failed:
+        words.append(f"partial, {row.n_failed} failed")
+    return plain(", ".join(words)) or "ok"
+
+
+def seeds(row: Row) -> str:
+    """Return the seeds, which the row is the mean of."""
+    return ",".join(map(str, row.seeds))
+
+
+def percent(value: float | None, std: float | None = None) -> str:
+    """Write a fraction in percent, with its standard deviation where there is one."""
+    if value is None:
+        return NOTHING
+    return f"{100 * value:.1f}" if std is None else f"{100 * value:.1f} ± {100 * std:.1f}"
+
+
+def count(value: int | None) -> str:
+    """Write a number of parameters as papers do: 12.1M."""
+    if not value:
+        return NOTHING
+    return f"{value / 1e6:.1f}M" if value >= 1e5 else str(value)
+
+
+def class_cell(scores: ClassScores) -> str:
+    """Return PQ and number of images of one difficulty class."""
+    return f"{percent(scores.pq, scores.pq_std)} ({scores.n})"
+
+
+def _number(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1f}"
+
+
+def _seconds(row: Row) -> str:
+    return NOTHING if row.latency_s is None else f"{row.latency_s:.3g}"
+
+
+def _images(row: Row) -> str:
+    return f"{row.n_images} ({row.n_undefined}, {row.n_failed})"
+
+
+def _acs(row: Row) -> str:
+    return f"{_number(row.acs)} / {_number(row.acs_truth)}"
+
+
+RANK = Column("rank", lambda row: row.rank or NOTHING)
+METHOD = Column("method", name, "left")
+INPUT = Column("input\npx", lambda row: str(row.input_size or NOTHING))
+PARAMETERS = Column("params", lambda row: count(row.parameters))
+ACS = Column("ACS / truth\npx", _acs)
+LATENCY = Column("latency\ns", _seconds)
+MAE = Column("MAE ACS\npx", lambda row: _number(row.mae_acs))
+SCORES = (
+    Column("PQ %", lambda row: percent(row.pq, row.pq_std)),
+    Column("AJI %", lambda row: percent(row.aji, row.aji_std)),
+    MAE,
+    Column("MRE ACS\n%", lambda row: percent(row.mre_acs, row.mre_acs_std)),
+    ACS,
+)
+MODEL = (PARAMETERS, INPUT, LATENCY)
+SETTINGS = (
+    Column("device", lambda row: row.device, "left"),
+    Column("preset", lambda row: row.preset, "left"),
+    Column("weights", lambda row: row.weights or NOTHING, "left"),
+    Column("seeds", seeds, "left"),
+)
+IMAGES = Column("n\n(undef.,\nfailed)", _images)
+STATUS = Column("status", status, "left")
+
+CLASSES = ("class 1\n(no giant)", "class 2\n(giant and tiny)", "class 3\n(giants, none tiny)")
+
+
+def _folded(row: Row) -> str:
+    """Return the title, below it the settings, and below them the status where there is one to tell."""
+    told = [status(row)] if status(row) != "ok" else []
+    return "\n".join([name(row), plain(", ".join(column.cell(row) for column in SETTINGS)), *told])
+
+
+FOLDED_METHOD = Column("method\ndevice, preset,\nweights, seeds", _folded, "left")
+
+
+def statement(board: Sequence[Row]) -> str:
+    """Return what the scores of a board stand on: data, presets, weights, devices and seeds."""
+    shown = {
+        "preset": {row.preset for row in board},
+        "initial weights": {row.weights for row in board if row.weights} or {"none"},
+        "device": {f"{row.device} ({row.device_name})" for row in board},
+        "seed": {str(seed) for row in board for seed in row.seeds},
+    }
+    parts = [f"{kind} {', '.join(sorted(values))}" for kind, values in shown.items()]
+    return plain(f"Data set {heading(board)}, content {board[0].dataset_sha256[:12]}; {'; '.join(parts)}.")
+
+
+def reading(board: Sequence[Row]) -> str:
+    """Return how the figures of a board are to be read."""
+    told = [
+        "Mean ± standard deviation over test images, seeds averaged per image first; ranked by PQ.",
+        "Controls, partial and failed rows are not ranked. Undefined: the truth has no crystal.",
+    ]
+    if any(row.weights == "random" for row in board):
+        told.append("Random weights: trained from scratch, not fine-tuned.")
+    if len({row.device_name for row in board if row.latency_s is not None}) > 1:
+        told.append("Latencies of different devices are not comparable.")
+    return " ".join(told)
+
+
+def remarks(board: Sequence[Row]) -> list[str]:
+    """Return errors and the first warnings of a board's rows, one line each."""
+    errors = [f"{name(row)}: {row.status}: {row.error['message']}" for row in board if row.error]
+    warnings = [f"{name(row)}: {warning}" for row in board for warning in _first_warnings(row)]
+    return list(dict.fromkeys(plain(line) for line in errors + warnings))
+
+
+def _first_warnings(row: Row) -> list[str]:
+    more = len(row.warnings) - _WARNINGS_SHOWN
+    shown = [f"warning: {warning}" for warning in row.warnings[:_WARNINGS_SHOWN]]
+    return [*shown, f"{more} more warnings, see --format json"] if more > 0 else shown

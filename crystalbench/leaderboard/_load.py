@@ -1,0 +1,83 @@
+"""Folders -> records."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from crystalbench._exceptions import ConfigurationError
+from crystalbench.evaluation import ImageScores
+from crystalbench.experiment._record import SCHEMA, Record
+from crystalbench.leaderboard._rows import finished_at
+
+_logger = logging.getLogger("crystalbench")
+_PUBLISHED_NAME = re.compile(r"[0-9a-f]{12}\.json")
+
+
+def load_records(roots: Sequence[Path]) -> list[Record]:
+    """Read every record below some folders.
+
+    Parameters
+    ----------
+    roots
+        Folders of runs (``<data>/<method>/<key12>/record.json``) or of published records
+        (``<data>/<method>/<key12>.json``), or folders above or below these.
+
+    Returns
+    -------
+    list of Record
+        One per key, the newest where a key is there twice. A file that is torn or not a record is left
+        out, with a warning in the log that names it.
+
+    Raises
+    ------
+    ConfigurationError
+        Where one of ``roots`` is not a folder.
+    """
+    newest: dict[str, Record] = {}
+    for record in _readable(_files(roots)):
+        if record.key not in newest or finished_at(record) > finished_at(newest[record.key]):
+            newest[record.key] = record
+    return list(newest.values())
+
+
+def _files(roots: Iterable[Path]) -> Iterator[Path]:
+    for root in roots:
+        if not root.is_dir():
+            raise ConfigurationError(f"{root}: there is no such folder of runs; check --runs")
+        yield from sorted(path for path in root.rglob("*.json") if _is_named_as_record(path))
+
+
+def _is_named_as_record(path: Path) -> bool:
+    return path.name == "record.json" or _PUBLISHED_NAME.fullmatch(path.name) is not None
+
+
+def _readable(paths: Iterable[Path]) -> Iterator[Record]:
+    for path in paths:
+        try:
+            yield _read(path)
+        except (OSError, ValueError, TypeError, LookupError, ArithmeticError) as error:
+            _logger.warning("%s: skipped, it is not a whole record (%s); run it again", path, _reason(error))
+
+
+def _read(path: Path) -> Record:
+    record = Record.model_validate_json(path.read_bytes())
+    if record.schema_version > SCHEMA:
+        raise ValueError(f"schema {record.schema_version} needs a newer crystalbench")
+    for image in record.images:
+        if image.scores is not None:
+            ImageScores.from_row(image.scores).to_json()
+    return record
+
+
+def _reason(error: Exception) -> str:
+    """Return one line that says what is wrong."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return f"{where}: {first['msg']}" if where else first["msg"]
+    return " ".join(f"{type(error).__name__}: {error}".split())

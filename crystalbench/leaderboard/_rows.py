@@ -1,0 +1,348 @@
+"""Records -> rows: seeds averaged per image, then means over images, then ranks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from crystalbench._files import canonical_json
+from crystalbench.evaluation import ImageScores
+from crystalbench.evaluation._scores import nan_to_none, panoptic_quality
+from crystalbench.evaluation._summary import mean_and_std
+from crystalbench.experiment._record import Record
+
+_CLASSES = (1, 2, 3)
+_SEVERITY = ("ok", "missing", "interrupted", "timeout", "oom", "failed", "crashed")
+_FIELDS = {
+    "pq": "pq",
+    "sq": "sq",
+    "rq": "rq",
+    "aji": "aji",
+    "acs": "acs_prediction",
+    "acs_truth": "acs_truth",
+    "mae_acs": "acs_error",
+    "mre_acs": "acs_relative_error",
+}
+_OTHER_MACHINES = "no latency: the seeds ran on different machines or numbers of threads"
+_Scored = tuple[int, list[ImageScores]]
+
+
+class Scores(BaseModel):
+    """Scores over images: means of the per-image values, ``_std`` their standard deviation (ddof = 1).
+
+    Fractions, not percent; ACS in pixels; null where undefined. ``pq_pooled`` sums over all images first.
+    ``mae_acs`` and ``mre_acs`` are means of the per-image errors (paper, section IV-C). ``n_undefined``
+    counts the images whose truth has no crystal, so that their ACS errors, and without a prediction their PQ,
+    are undefined; ``n_no_prediction`` those where the truth has crystals and a seed found none.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    n_undefined: int
+    n_no_prediction: int
+    pq: float | None
+    pq_std: float | None
+    pq_pooled: float | None
+    sq: float | None
+    rq: float | None
+    aji: float | None
+    aji_std: float | None
+    acs: float | None
+    acs_std: float | None
+    acs_truth: float | None
+    acs_truth_std: float | None
+    mae_acs: float | None
+    mre_acs: float | None
+    mre_acs_std: float | None
+
+
+class ClassScores(Scores):
+    """The scores of one difficulty class; ``n`` is its number of scored images."""
+
+    n: int
+
+
+class Row(Scores):
+    """One line of the leaderboard.
+
+    ``rank`` is "2", or "1-2" where rows share their PQ, and null for rows that are not ranked: controls,
+    partial rows and rows whose status is not ok. ``partial`` is true where ``--limit`` was given or images
+    failed. ``weights`` is where the initial weights come from, null where nothing is trained. ``latency_s``
+    is the mean in seconds, null where the seeds ran on different machines. ``variant`` names the settings
+    that tell rows apart which differ in nothing else.
+    """
+
+    method: str
+    title: str
+    dataset: str
+    train_dataset: str | None
+    split: str
+    preset: str
+    seeds: list[int]
+    n_images: int
+    n_failed: int
+    partial: bool
+    status: str
+    error: dict[str, Any] | None
+    rank: str | None = None
+    control: bool
+    by_class: dict[str, ClassScores]
+    parameters: int | None
+    input_size: int | None
+    image_rescaling: bool | None
+    multi_scale: bool | None
+    fusion: str | None
+    latency_s: float | None
+    latency_stages: dict[str, float] | None
+    latency_reference_s: float | None = None
+    device: str
+    device_name: str | None
+    precision: str | None
+    weights: str | None
+    limit: int | None
+    variant: str | None = None
+    settings: dict[str, Any]
+    split_name: str
+    dataset_sha256: str
+    key: list[str]
+    warnings: list[str]
+
+    @property
+    def board(self) -> tuple[str, str, str, str, str]:
+        """What rows must share to be compared: data set, its content, split and training data."""
+        return (self.dataset, self.train_dataset or "", self.split, self.split_name, self.dataset_sha256)
+
+
+def rows(records: Iterable[Record]) -> list[Row]:
+    """Turn records into the rows of the leaderboard, best first within each board.
+
+    One row per method, data set, training data, split, preset, settings, initial weights, limit, device and
+    precision. Of several records of one seed the newest counts, and the row says so.
+
+    Parameters
+    ----------
+    records
+        What :func:`load_records` returns.
+
+    Returns
+    -------
+    list of Row
+        Sorted by board; within one ranked rows by PQ, then rows without a rank, then controls.
+    """
+    plain = [_row(group) for group in _groups(records)]
+    return sorted(_told_apart(_ranked(plain)), key=_order)
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested mappings as (dotted name, value)."""
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            yield from flatten(item, f"{prefix}{name}.")
+        else:
+            yield prefix + name, item
+
+
+def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Yield the records of each row.
+
+    A run that failed may have ended before its weights were known: it joins the finished seeds of the same
+    settings, so that it cannot hide beside them.
+    """
+    alike: defaultdict[Hashable, list[Record]] = defaultdict(list)
+    for record in records:
+        alike[_settings_key(record)].append(record)
+    for group in alike.values():
+        by_weights: defaultdict[str | None, list[Record]] = defaultdict(list)
+        finished = {_weights(record) for record in group if record.status == "ok"}
+        for record in group:
+            joins = record.status != "ok" and len(finished) == 1
+            by_weights[next(iter(finished)) if joins else _weights(record)].append(record)
+        yield from by_weights.values()
+
+
+def _settings_key(record: Record) -> Hashable:
+    return (
+        record.method,
+        record.dataset.name,
+        record.dataset.identity_sha256,
+        record.train_dataset,
+        record.split.name,
+        record.split.subset,
+        record.preset,
+        canonical_json(record.parameters),
+        record.limit,
+        record.device,
+        record.precision,
+    )
+
+
+def _weights(record: Record) -> str | None:
+    """Return the first origin of initial weights that is not random, else random; None without training."""
+    origins = [training.weights for training in record.trainings.values()]
+    return next((origin for origin in origins if origin != "random"), "random" if origins else None)
+
+
+def _row(group: Sequence[Record]) -> Row:
+    seeds, surplus = _newest_per_seed(group)
+    newest = max(seeds, key=finished_at)
+    worst = max(seeds, key=lambda record: _SEVERITY.index(record.status))
+    images = _scored_images(seeds)
+    n_images = max(record.n_planned for record in seeds)
+    n_failed = n_images - sum(len(scores) == len(seeds) for _, scores in images)
+    info = newest.info
+    return Row(
+        method=newest.method,
+        title=info.title,
+        dataset=newest.dataset.name,
+        dataset_sha256=newest.dataset.identity_sha256,
+        train_dataset=newest.train_dataset,
+        split=newest.split.subset,
+        split_name=newest.split.name,
+        preset=newest.preset,
+        seeds=[record.seed for record in seeds],
+        n_images=n_images,
+        n_failed=n_failed,
+        partial=newest.limit is not None or n_failed > 0,
+        limit=newest.limit,
+        status=worst.status,
+        error=worst.error.model_dump() if worst.error else None,
+        control=info.control,
+        **_scores([scores for _, scores in images]),
+        by_class=_by_class(images),
+        parameters=info.parameters,
+        input_size=info.input_size,
+        image_rescaling=info.image_rescaling,
+        multi_scale=info.multi_scale,
+        fusion=info.fusion,
+        **_latency(seeds),
+        device=newest.device,
+        device_name=newest.device_name,
+        precision=newest.precision,
+        weights=_weights(newest),
+        settings=newest.parameters,
+        key=[record.key for record in seeds],
+        warnings=_warnings(seeds, surplus),
+    )
+
+
+def finished_at(record: Record) -> str:
+    """Return when a record's run ended, as ISO 8601 in UTC; empty where it does not say."""
+    return str(record.provenance.get("end", ""))
+
+
+def _newest_per_seed(group: Sequence[Record]) -> tuple[list[Record], list[str]]:
+    """Return the newest record of each seed in the order of seeds, and a warning for each surplus."""
+    by_seed: defaultdict[int, list[Record]] = defaultdict(list)
+    for record in sorted(group, key=finished_at):
+        by_seed[record.seed].append(record)
+    surplus = [
+        f"seed {seed} has {len(found)} records of these settings; the newest, {found[-1].key[:12]}, is shown"
+        for seed, found in sorted(by_seed.items())
+        if len(found) > 1
+    ]
+    return [by_seed[seed][-1] for seed in sorted(by_seed)], surplus
+
+
+def _warnings(seeds: Sequence[Record], surplus: Sequence[str]) -> list[str]:
+    machines = [_OTHER_MACHINES] if len(_machines(seeds)) > 1 else []
+    told = (warning for record in seeds for warning in record.warnings)
+    return list(dict.fromkeys([*surplus, *machines, *told]))
+
+
+def _machines(seeds: Sequence[Record]) -> set[tuple[str, int]]:
+    return {(record.device_name, record.threads) for record in seeds}
+
+
+def _latency(seeds: Sequence[Record]) -> dict[str, Any]:
+    """Return mean latency and stages in seconds over the seeds; null where their machines differ."""
+    measured = [record.latency for record in seeds if record.latency]
+    if not measured or len(_machines(seeds)) > 1:
+        return {"latency_s": None, "latency_stages": None}
+    stages = {stage for latency in measured for stage in latency.stages}
+    return {
+        "latency_s": fmean(latency.mean_s for latency in measured),
+        "latency_stages": {
+            stage: fmean(latency.stages.get(stage, 0.0) for latency in measured) for stage in sorted(stages)
+        },
+    }
+
+
+def _scored_images(seeds: Sequence[Record]) -> list[_Scored]:
+    """Return difficulty class and the scores of all seeds, for each image that has any."""
+    found: dict[str, _Scored] = {}
+    for record in seeds:
+        for image in record.images:
+            if image.status == "ok" and image.scores is not None:
+                _, scores = found.setdefault(image.image, (image.difficulty, []))
+                scores.append(ImageScores.from_row(image.scores))
+    return [found[name] for name in sorted(found)]
+
+
+def _by_class(images: Sequence[_Scored]) -> dict[str, ClassScores]:
+    members = {c: [scores for difficulty, scores in images if difficulty == c] for c in _CLASSES}
+    return {str(c): ClassScores(n=len(found), **_scores(found)) for c, found in members.items()}
+
+
+def _scores(images: Sequence[Sequence[ImageScores]]) -> dict[str, Any]:
+    """Return the fields of :class:`Scores`; ``images`` holds for each image the scores of its seeds."""
+    values: dict[str, float] = {}
+    for column, field in _FIELDS.items():
+        values[column], values[f"{column}_std"] = mean_and_std(_seed_means(images, field))
+    values["pq_pooled"] = panoptic_quality([score for seeds in images for score in seeds])
+    return {
+        "n_undefined": sum(seeds[0].undefined for seeds in images),
+        "n_no_prediction": sum(any(score.no_prediction for score in seeds) for seeds in images),
+        **{name: nan_to_none(value) for name, value in values.items() if name in Scores.model_fields},
+    }
+
+
+def _seed_means(images: Iterable[Sequence[ImageScores]], field: str) -> Iterator[float]:
+    """Yield each image's mean over the seeds that have this score."""
+    for seeds in images:
+        yield mean_and_std(getattr(score, field) for score in seeds)[0]
+
+
+def _ranked(plain: Sequence[Row]) -> Iterator[Row]:
+    for _, found in groupby(sorted(plain, key=lambda row: row.board), key=lambda row: row.board):
+        board = list(found)
+        order = sorted((_pq(row) for row in board if _is_ranked(row)), reverse=True)
+        for row in board:
+            rank = _rank(_pq(row), order) if _is_ranked(row) else None
+            yield row.model_copy(update={"rank": rank})
+
+
+def _is_ranked(row: Row) -> bool:
+    return row.status == "ok" and row.pq is not None and not (row.control or row.partial)
+
+
+def _pq(row: Row) -> float:
+    """Return the PQ to sort by; a row without one comes last."""
+    return row.pq or 0.0
+
+
+def _rank(pq: float, order: Sequence[float]) -> str:
+    first, ties = order.index(pq) + 1, order.count(pq)
+    return str(first) if ties == 1 else f"{first}-{first + ties - 1}"
+
+
+def _told_apart(ranked: Iterable[Row]) -> Iterator[Row]:
+    """Give a variant to rows that would look the same: the settings in which they differ."""
+    alike: defaultdict[Hashable, list[Row]] = defaultdict(list)
+    for row in ranked:
+        looks = (row.method, row.preset, row.weights, row.limit, row.device, row.precision)
+        alike[(row.board, looks)].append(row)
+    for group in alike.values():
+        settings = [dict(flatten(row.settings)) for row in group]
+        for row, own in zip(group, settings, strict=True):
+            differing = [name for name in own if any(other.get(name) != own[name] for other in settings)]
+            variant = ", ".join(f"{name}={own[name]}" for name in differing)
+            yield row.model_copy(update={"variant": variant or None})
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    return (row.board, row.control, row.rank is None, -_pq(row), row.method, row.variant or "")

@@ -1,0 +1,255 @@
+"""Finding methods without importing them.
+
+Order: the built-in ``configs/methods/``, entry points in the group ``crystalbench.adapters``, then files
+given with ``--adapter``. Two methods of one name are an error.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.machinery import ModuleSpec
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+
+from crystalbench._exceptions import ConfigurationError, UnknownNameError
+from crystalbench._paths import data_dir
+from crystalbench.config import MethodConfig, Preset, Tree, read_yaml, validate
+from crystalbench.segmenter import Component, MethodInfo, Segmenter
+
+PACKAGE = "crystalbench.adapters"
+
+
+def _register_package() -> None:
+    """Make ``adapters/`` importable as ``crystalbench.adapters`` where it lies beside the package.
+
+    A top-level import package called ``adapters`` would collide with another project's.
+    """
+    if PACKAGE not in sys.modules:
+        spec = ModuleSpec(PACKAGE, None, is_package=True)
+        spec.submodule_search_locations = [str(data_dir("adapters"))]
+        sys.modules[PACKAGE] = importlib.util.module_from_spec(spec)
+
+
+_register_package()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that was found: its settings and where its code lies. Nothing of it is imported yet."""
+
+    name: str
+    config: MethodConfig
+    module: str
+    file: Path
+
+    @cached_property
+    def info(self) -> MethodInfo:
+        """What the method is, from its YAML; for a file without one, from its class."""
+        if self.config.info:
+            values = {"name": self.name, **self.config.info}
+            return validate(MethodInfo, values, f"info of method {self.name}")
+        declared = getattr(self._raw_class, "info", None)
+        if declared is None:
+            return MethodInfo(name=self.name, title=self.name, licence="unknown")
+        return MethodInfo.model_validate({**declared.model_dump(), "name": self.name})
+
+    @cached_property
+    def segmenter_class(self) -> type[Segmenter]:
+        """The method's class with ``info`` filled in. Imports the adapter.
+
+        Raises
+        ------
+        ConfigurationError
+            Where the file cannot be imported or has no such class.
+        """
+        return type(self._raw_class.__name__, (self._raw_class,), {"info": self.info})
+
+    @cached_property
+    def _raw_class(self) -> type[Segmenter]:
+        try:
+            module = _import(self.module, self.file)
+        except Exception as error:
+            raise ConfigurationError(f"{self.file}: cannot be imported: {type(error).__name__}: {error}") from error
+        return _pick_class(module, self.config.class_name, self.file)
+
+    @property
+    def components(self) -> dict[str, Component]:
+        """The trained parts by name, in the order in which they are trained."""
+        return {component.name: component for component in self.segmenter_class.components}
+
+    def parameters(self, values: Tree) -> Tree:
+        """Return ``values`` validated and complete, as plain JSON.
+
+        Raises
+        ------
+        ConfigurationError
+            For an unknown key (with the nearest known one) or a value that does not fit.
+        """
+        segmenter = self.build(values)
+        train = {name: model.model_dump(mode="json") for name, model in segmenter.train.items()}
+        infer = segmenter.infer_parameters.model_dump(mode="json")
+        return {"train": train, "infer": infer, "decode": segmenter.decode_parameters.model_dump(mode="json")}
+
+    def build(self, values: Tree) -> Segmenter:
+        """Build the segmenter from plain parameter values ``{"train", "infer", "decode"}``."""
+        cls = self.segmenter_class
+        for component in values["train"]:
+            if component not in self.components:
+                raise UnknownNameError(f"component of {self.name}", component, self.components)
+        train = {
+            name: validate(part.parameters, values["train"].get(name, {}), f"{self.name}: train.{name}")
+            for name, part in self.components.items()
+        }
+        infer = validate(cls.Infer, values["infer"], f"{self.name}: infer")
+        decode = validate(cls.Decode, values["decode"], f"{self.name}: decode")
+        return cls(train=train, infer=infer, decode=decode)
+
+    def preset(self, preset: Preset) -> Tree:
+        """Return the complete, validated values of a preset."""
+        return self.parameters(self.config.values(preset))
+
+    @cached_property
+    def sources(self) -> tuple[Path, ...]:
+        """The adapter's file and every ``_*.py`` beside it that it imports, directly or not."""
+        found: list[Path] = []
+        pending = [self.file]
+        while pending:
+            file = pending.pop()
+            if file not in found:
+                found.append(file)
+                pending.extend(_private_neighbours(file))
+        return tuple(sorted(found))
+
+    @cached_property
+    def libraries(self) -> tuple[str, ...]:
+        """The top-level modules outside of the standard library that the sources import."""
+        names = {name.split(".")[0] for file in self.sources for name in _imported(file)}
+        return tuple(sorted(names - set(sys.stdlib_module_names) - {"crystalbench", ""}))
+
+
+def find_methods(adapters: Sequence[str] = ()) -> dict[str, Method]:
+    """Find every method by name: built-in ones, entry points, and the ``adapters`` given as ``FILE[:Class]``.
+
+    Raises
+    ------
+    ConfigurationError
+        For two methods of one name, or a file that does not exist.
+    """
+    methods: dict[str, Method] = {}
+    for method in _all(adapters):
+        if method.name in methods:
+            raise ConfigurationError(
+                f"two methods are called {method.name!r}: {methods[method.name].file} and {method.file}; "
+                "rename one of the files"
+            )
+        methods[method.name] = method
+    return methods
+
+
+def find_method(name: str, adapters: Sequence[str] = ()) -> Method:
+    """Find one method.
+
+    Raises
+    ------
+    UnknownNameError
+        Where there is none of this name; names the nearest.
+    """
+    methods = find_methods(adapters)
+    if name not in methods:
+        raise UnknownNameError("method", name, methods)
+    return methods[name]
+
+
+def _all(adapters: Sequence[str]) -> Iterator[Method]:
+    for file in sorted((data_dir("configs") / "methods").glob("*.yaml")):
+        config = read_yaml(file, MethodConfig)
+        yield Method(file.stem, config, f"{PACKAGE}.{config.method}", data_dir("adapters") / f"{config.method}.py")
+    for point in entry_points(group=PACKAGE):
+        yield _from_entry_point(point)
+    for adapter in adapters:
+        yield _from_file(adapter)
+
+
+def _from_entry_point(point: EntryPoint) -> Method:
+    spec = importlib.util.find_spec(point.module)
+    if spec is None or spec.origin is None:
+        raise ConfigurationError(f"entry point {point.name!r}: module {point.module} does not exist")
+    return _with_yaml_beside(point.name, point.module, Path(spec.origin), point.attr or None)
+
+
+def _from_file(adapter: str) -> Method:
+    path, colon, class_name = adapter.rpartition(":")
+    if not colon or not path.endswith(".py"):
+        path, class_name = adapter, ""
+    file = Path(path).resolve()
+    if not file.is_file():
+        raise ConfigurationError(f"--adapter {adapter}: {file} does not exist")
+    return _with_yaml_beside(file.stem, f"crystalbench_adapter_{file.stem}", file, class_name or None)
+
+
+def _with_yaml_beside(name: str, module: str, file: Path, class_name: str | None) -> Method:
+    settings = file.with_name(f"{name}.yaml")
+    config = read_yaml(settings, MethodConfig) if settings.is_file() else MethodConfig(method=name)
+    if class_name:
+        config = config.model_copy(update={"class_name": class_name})
+    return Method(name, config, module, file)
+
+
+def _import(name: str, file: Path) -> ModuleType:
+    if not name.startswith("crystalbench_adapter_"):
+        return importlib.import_module(name)
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def _pick_class(module: ModuleType, name: str | None, file: Path) -> type[Segmenter]:
+    classes = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Segmenter) and value.__module__ == module.__name__
+    }
+    if name is None and len(classes) == 1:
+        return next(iter(classes.values()))
+    if name is None:
+        raise ConfigurationError(
+            f"{file}: defines {len(classes)} subclasses of Segmenter ({', '.join(classes) or 'none'}); "
+            "name one with FILE:Class or the key `class` of its YAML"
+        )
+    if name not in classes:
+        raise UnknownNameError(f"class in {file}", name, classes)
+    return classes[name]
+
+
+def _imported(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            absolute = f"{PACKAGE}.{base}".rstrip(".") if node.level else base
+            yield absolute
+            yield from (f"{absolute}.{alias.name}" for alias in node.names)
+
+
+def _private_neighbours(file: Path) -> Iterator[Path]:
+    for name in _imported(file):
+        if name.startswith(f"{PACKAGE}._"):
+            neighbour = file.with_name(f"{name.removeprefix(f'{PACKAGE}.').split('.')[0]}.py")
+            if neighbour.is_file():
+                yield neighbour

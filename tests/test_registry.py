@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crystalbench import ConfigurationError, UnknownNameError
+from crystalbench.registry import find_method, find_methods
+
+ADAPTER = """
+import numpy as np
+from crystalbench import MethodInfo, Parameters, Segmenter
+
+class Decode(Parameters):
+    level: int = 128
+
+class Threshold(Segmenter):
+    info = MethodInfo(name="x", title="Threshold", licence="MIT")
+    Decode = Decode
+    def predict(self, image):
+        return (image[..., 0] > self.decode_parameters.level).astype(np.int32)
+"""
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    file = tmp_path / "threshold.py"
+    file.write_text(ADAPTER)
+    return file
+
+
+def test_listing_methods_imports_no_adapter() -> None:
+    code = (
+        "import sys; from crystalbench.registry import find_methods;"
+        "[m.info for m in find_methods().values()];"
+        "print([n for n in sys.modules if n.startswith('crystalbench.adapters.') or n in ('torch', 'cellpose')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_building_a_method_imports_no_torch() -> None:
+    code = (
+        "import sys; from crystalbench.registry import find_methods;"
+        "[m.build(m.config.values(p)) for m in find_methods().values() for p in m.config.presets];"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_every_method_has_all_presets_and_a_licence() -> None:
+    for method in find_methods().values():
+        assert set(method.config.presets) == {"quick", "standard", "paper"}, method.name
+        assert method.info.licence
+        for preset in ("quick", "standard", "paper"):
+            method.preset(preset)
+
+
+def test_every_search_grid_names_parameters_that_exist() -> None:
+    for method in find_methods().values():
+        values = method.preset("paper")
+        search = method.config.search
+        for component, grid in search.train.items():
+            assert set(grid) <= set(values["train"][component]), method.name
+        assert set(search.infer) <= set(values["infer"]), method.name
+        assert set(search.decode) <= set(values["decode"]), method.name
+
+
+def test_a_file_is_a_method_named_after_its_stem(adapter: Path) -> None:
+    method = find_method("threshold", [str(adapter)])
+    assert method.info.name == "threshold"
+    assert method.info.title == "Threshold"
+    assert method.preset("quick")["decode"] == {"level": 128}
+    assert method.sources == (adapter,)
+    assert method.libraries == ("numpy",)
+
+
+def test_yaml_beside_the_file_is_read(adapter: Path) -> None:
+    adapter.with_suffix(".yaml").write_text(
+        "method: threshold\ninfo: {title: Other, licence: BSD}\npresets: {quick: {decode: {level: 9}}}\n"
+    )
+    method = find_method("threshold", [f"{adapter}:Threshold"])
+    assert method.info.title == "Other"
+    assert method.preset("quick")["decode"] == {"level": 9}
+
+
+def test_an_unknown_parameter_names_the_nearest(adapter: Path) -> None:
+    method = find_method("threshold", [str(adapter)])
+    with pytest.raises(UnknownNameError, match=r"'levl'.*'level'"):
+        method.parameters({"train": {}, "infer": {}, "decode": {"levl": 3}})
+
+
+def test_two_methods_of_one_name_are_an_error(adapter: Path) -> None:
+    with pytest.raises(ConfigurationError, match="two methods are called 'threshold'"):
+        find_methods([str(adapter), str(adapter)])
+
+
+def test_a_missing_file_and_a_missing_class_say_so(adapter: Path) -> None:
+    with pytest.raises(ConfigurationError, match="does not exist"):
+        find_methods([str(adapter.with_name("absent.py"))])
+    with pytest.raises(UnknownNameError, match=r"'Treshold'.*'Threshold'"):
+        _ = find_method("threshold", [f"{adapter}:Treshold"]).segmenter_class
+
+
+def test_a_file_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text("import a_library_that_is_not_there\n")
+    with pytest.raises(ConfigurationError, match=r"broken\.py: cannot be imported: ModuleNotFoundError"):
+        _ = find_method("broken", [str(file)]).segmenter_class
+
+
+def test_entry_points_are_found(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = adapter.parent
+    (site / "threshold_package-1.dist-info").mkdir()
+    (site / "threshold_package-1.dist-info" / "METADATA").write_text("Name: threshold-package\nVersion: 1\n")
+    (site / "threshold_package-1.dist-info" / "entry_points.txt").write_text(
+        "[crystalbench.adapters]\nfrompackage = threshold:Threshold\n"
+    )
+    monkeypatch.syspath_prepend(str(site))
+    method = find_method("frompackage")
+    assert method.info.title == "Threshold"
+    assert method.preset("quick")["decode"] == {"level": 128}
+
+
+def test_the_sources_of_sima_hold_what_it_imports() -> None:
+    names = {file.name for file in find_method("sima").sources}
+    assert {"sima.py", "_flow.py", "_parameters.py", "_targets.py"} <= names
+    assert "_foreground.py" not in names

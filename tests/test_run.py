@@ -1,0 +1,260 @@
+"""Runs of a small method of our own that writes down everything it does."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from conftest import make_squares
+
+from crystalbench.data import open_dataset, read_labels
+from crystalbench.experiment._jobs import PlannedImage, PredictJob
+from crystalbench.experiment._predict import predict, read_images
+from crystalbench.registry import find_method
+
+AUDITED = """
+import json, os, time
+from pathlib import Path
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from crystalbench import Component, MethodInfo, Parameters, Segmenter
+
+AUDIT = Path(os.environ["AUDIT"])
+
+def note(what):
+    with AUDIT.open("a") as file:
+        file.write(what + "\\n")
+
+class NetTrain(Parameters):
+    epochs: int = 8
+    lr: float = 1.0
+
+class Decode(Parameters):
+    fail_on: int = -1
+    exit_on: int = -1
+
+class Audited(Segmenter):
+    info = MethodInfo(name="audited", title="Audited", licence="MIT")
+    components = (Component("net", NetTrain),)
+    Decode = Decode
+
+    def fit(self, component, train, val, context):
+        state = context.folder / "state.json"
+        epoch, level = json.loads(state.read_text()) if state.exists() else (0, 0.0)
+        while epoch < self.train["net"].epochs:
+            time.sleep(0.05)
+            level += np.mean([s.image.mean() for s in train]) / self.train["net"].epochs
+            epoch += 1
+            temporary = state.with_suffix(".new")
+            temporary.write_text(json.dumps([epoch, level]))
+            temporary.replace(state)
+            note(f"epoch {epoch}")
+            context.report(epoch, self.train["net"].epochs, level=level)
+        context.warn("a warning from the training")
+        save_file({"level": np.array([level])}, context.folder / "checkpoint.safetensors")
+
+    def load(self, checkpoints, device):
+        self.level = load_file(checkpoints["net"])["level"][0]
+
+    def predict(self, image):
+        bright = image[..., 0] > self.level
+        number = int(bright.sum() // 100)
+        time.sleep(0.1)
+        if number == self.decode_parameters.fail_on:
+            raise RuntimeError("no luck with this one")
+        if number == self.decode_parameters.exit_on:
+            os._exit(7)
+        with self.stage("threshold"):
+            from skimage.measure import label
+            return label(bright, connectivity=1).astype(np.int32)
+"""
+
+
+class Workshop:
+    """A data set, an adapter and the command that runs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.adapter = folder / "audited.py"
+        self.adapter.write_text(AUDITED)
+        self.audit = folder / "audit.txt"
+        self.audit.touch()
+        self.data = make_squares(folder / "squares", 12)
+        self.out = folder / "runs"
+
+    def command(self, *extra: str) -> list[str]:
+        return [
+            *(sys.executable, "-m", "crystalbench", "run", "--method", "audited", "--adapter", str(self.adapter)),
+            *("--data", str(self.data), "--out", str(self.out), "--threads", "1", *extra),
+        ]
+
+    def start(self, *extra: str) -> subprocess.Popen[str]:
+        environment = os.environ | {"AUDIT": str(self.audit)}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(self.command(*extra), env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, *extra: str, status: int = 0) -> str:
+        process = self.start(*extra)
+        output, errors = process.communicate(timeout=120)
+        assert process.returncode == status, errors
+        return output + errors
+
+    def records(self, method: str = "audited") -> list[dict[str, object]]:
+        return [json.loads(file.read_text()) for file in sorted(self.out.glob(f"squares/{method}/*/record.json"))]
+
+    @property
+    def tested(self) -> int:
+        """How many squares the first test image has."""
+        return int(open_dataset(self.data).split().test[0].label.max())
+
+    def noted(self) -> Counter[str]:
+        return Counter(self.audit.read_text().splitlines())
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path)
+
+
+def scores(record: dict[str, object]) -> list[object]:
+    return [{**image, "seconds": None, "stages": None} for image in record["images"]]  # type: ignore[attr-defined]
+
+
+def test_a_record_says_everything(workshop: Workshop) -> None:
+    workshop.run()
+    (record,) = workshop.records()
+    assert record["status"] == "ok"
+    assert record["summary"]["pq"] > 0.9  # type: ignore[index]
+    assert len(record["images"]) == record["n_planned"] > 0  # type: ignore[arg-type]
+    assert record["trainings"]["net"]["weights"] == "random"  # type: ignore[index]
+    assert record["warnings"] == ["net: a warning from the training"]
+    assert record["latency"]["stages"]["threshold"] > 0  # type: ignore[index]
+    assert record["provenance"]["libraries"]["numpy"]  # type: ignore[index]
+    (folder,) = workshop.out.glob("squares/audited/*")
+    for image in record["images"]:  # type: ignore[attr-defined]
+        labels = read_labels(folder / "labels" / f"{image['image']}.png")
+        assert len(image["scores"]["areas_prediction"]) == labels.max()
+    assert all((folder / overlay).exists() for overlay in record["overlays"])  # type: ignore[attr-defined]
+
+
+def test_the_same_command_again_does_nothing_twice(workshop: Workshop) -> None:
+    workshop.run()
+    before = [file.read_bytes() for file in workshop.out.glob("squares/audited/*/record.json")]
+    assert "done before" in workshop.run()
+    assert [file.read_bytes() for file in workshop.out.glob("squares/audited/*/record.json")] == before
+    assert max(workshop.noted().values()) == 1
+
+
+def test_kill_9_at_random_moments_changes_nothing(workshop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "calm").mkdir()
+    undisturbed = Workshop(tmp_path / "calm")
+    undisturbed.run()
+    chance = random.Random(0)
+    for _ in range(10):
+        process = workshop.start()
+        time.sleep(chance.uniform(0.5, 4.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    workshop.run()
+    (expected,), (record,) = undisturbed.records(), workshop.records()
+    assert scores(record) == scores(expected)
+    assert record["summary"] == expected["summary"]
+    lines = [line for file in workshop.out.glob("squares/audited/*/images.jsonl") for line in file.open()]
+    assert len(lines) == record["n_planned"]
+    epochs = {note: count for note, count in workshop.noted().items() if note.startswith("epoch")}
+    assert set(epochs) == {f"epoch {number}" for number in range(1, 9)}
+    # A kill can fall between an epoch's state and its note, so a note may be missing but never doubled.
+    assert max(epochs.values()) == 1
+
+
+def test_a_failing_method_is_recorded_and_the_others_go_on(workshop: Workshop) -> None:
+    printed = workshop.run("--method", "truth", "--set", f"audited.decode.fail_on={workshop.tested}", status=1)
+    (record,) = workshop.records()
+    assert record["status"] == "failed"
+    assert "no luck with this one" in record["error"]["message"]  # type: ignore[index]
+    failed = [image for image in record["images"] if image["status"] == "failed"]  # type: ignore[attr-defined]
+    assert len(failed) == 1
+    assert len(record["images"]) == record["n_planned"]  # type: ignore[arg-type]
+    assert "no luck with this one" in printed
+    (control,) = workshop.records("truth")
+    assert control["status"] == "ok"
+
+
+def test_a_worker_that_exits_is_recorded_as_crashed(workshop: Workshop) -> None:
+    workshop.run("--set", f"decode.exit_on={workshop.tested}", status=1)
+    (record,) = workshop.records()
+    assert record["status"] == "crashed"
+    assert "exit status 7" in record["error"]["message"]  # type: ignore[index]
+
+
+def test_retry_failed_runs_only_what_failed(workshop: Workshop) -> None:
+    workshop.run("--method", "truth", "--set", f"audited.decode.exit_on={workshop.tested}", status=1)
+    printed = workshop.run(
+        "--method", "truth", "--set", f"audited.decode.exit_on={workshop.tested}", "--retry", "failed", status=1
+    )
+    assert "audited on squares" in printed
+    assert "truth on squares" not in printed
+
+
+def test_a_change_of_decode_does_not_retrain_but_predicts_again(workshop: Workshop) -> None:
+    workshop.run()
+    workshop.adapter.write_text(AUDITED.replace("connectivity=1", "connectivity=2"))
+    printed = workshop.run()
+    assert "train net, seed 0: done before" in printed
+    assert max(workshop.noted().values()) == 1
+    (record,) = workshop.records()
+    assert any("has changed since this was trained" in warning for warning in record["warnings"])  # type: ignore[attr-defined]
+    workshop.run("--retrain")
+    assert workshop.noted()["epoch 1"] == 2
+
+
+def test_a_new_evaluator_scores_again_without_predicting(squares: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(squares)
+    method = find_method("truth")
+    values = method.preset("quick")
+    names = [sample.name for sample in dataset.samples]
+
+    def job(version: str) -> PredictJob:
+        images = tuple(PlannedImage(image=name, prediction_key="same", score_key=f"{name} {version}") for name in names)
+        return PredictJob(
+            method="truth", adapters=(), values=values, dataset=squares, seed=0, device="cpu", threads=1,
+            checkpoints={}, folder=tmp_path / "run", images=images,
+        )  # fmt: skip
+
+    predict(job("old"), method.build(values), dataset, lambda *_: None)
+    before = read_images(tmp_path / "run")
+    predict(job("new"), find_method("empty").build(values), dataset, lambda *_: None)
+    newest = {record.image: record for record in read_images(tmp_path / "run")}
+    assert {record.score_key for record in newest.values()} == {f"{name} new" for name in names}
+    for record in before:
+        assert newest[record.image].seconds == record.seconds
+        assert newest[record.image].scores == record.scores
+
+
+def test_seeds_share_nothing_and_limit_marks_the_row(workshop: Workshop) -> None:
+    workshop.run("--seed", "0", "1", "--limit", "1")
+    first, second = workshop.records()
+    assert {first["seed"], second["seed"]} == {0, 1}
+    assert first["limit"] == 1
+    assert first["trainings"]["net"]["key"] != second["trainings"]["net"]["key"]  # type: ignore[index]
+
+
+def test_an_orphaned_worker_ends(workshop: Workshop) -> None:
+    process = workshop.start("--set", "train.epochs=2000")
+    deadline = time.monotonic() + 30
+    while "epoch 3" not in workshop.noted():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.kill()
+    process.communicate()
+    time.sleep(1.5)
+    noted = workshop.noted()
+    time.sleep(1.0)
+    assert workshop.noted() == noted

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from cellpose import dynamics
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+import crystalbench.registry  # noqa: F401  registers crystalbench.adapters
+from crystalbench.adapters import _targets
+
+Labels = NDArray[np.int32]
+
+
+def mosaic(height: int, width: int, crystals: int, seed: int) -> Labels:
+    """Return convex crystals that touch, each of one piece."""
+    rng = np.random.default_rng(seed)
+    pixels = np.stack(np.mgrid[:height, :width], axis=-1)
+    nearest = cKDTree(rng.uniform((0, 0), (height, width), (crystals, 2))).query(pixels)[1]
+    return (nearest + 1).astype(np.int32)
+
+
+def disc(size: int, radius: float) -> Labels:
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    return (np.hypot(y, x) <= radius).astype(np.int32)
+
+
+def angles(flow: NDArray[np.float32], other: NDArray[np.floating], where: NDArray[np.bool_]) -> NDArray:
+    """Return the angles in degrees between two unit fields."""
+    return np.degrees(np.arccos(np.clip((flow * other).sum(axis=0)[where], -1, 1)))
+
+
+@pytest.mark.parametrize(("height", "width", "crystals"), [(60, 80, 12), (100, 90, 4), (33, 120, 30), (50, 50, 1)])
+def test_flows_are_those_of_the_library(height: int, width: int, crystals: int) -> None:
+    labels = mosaic(height, width, crystals, seed=crystals)
+    labels[:5] = 0
+    expected = dynamics.masks_to_flows(labels.astype(np.int64), device=torch.device("cpu"))
+    np.testing.assert_allclose(_targets.flow_targets(labels), expected, atol=1e-5)
+
+
+def test_flow_has_unit_length_inside_and_is_zero_outside() -> None:
+    labels = mosaic(90, 110, 9, seed=1)
+    labels[:, 50:55] = 0
+    length = np.hypot(*_targets.flow_targets(labels))
+    assert not length[labels == 0].any()
+    moving = length[labels > 0] > 0
+    assert moving.mean() > 0.999
+    np.testing.assert_allclose(length[labels > 0][moving], 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(("size", "tolerance"), [(300, 2.0), (700, 3.0)])
+def test_flow_of_a_large_disc_points_to_its_centre(size: int, tolerance: float) -> None:
+    labels = disc(size, size / 2 - 2)
+    inward = -(np.stack(np.mgrid[:size, :size]) - (size - 1) / 2)
+    inward /= np.hypot(*inward) + 1e-9
+    flow = _targets.flow_targets(labels)
+    assert angles(flow, inward, labels > 0).mean() < tolerance
+    np.testing.assert_allclose(np.hypot(*flow)[labels > 0], 1, atol=1e-5)
+
+
+def test_the_reduced_scale_is_near_to_the_full_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = mosaic(420, 300, 2, seed=3)
+    exact = _targets.flow_targets(labels)
+    monkeypatch.setattr(_targets, "COARSE_ABOVE", 150)
+    monkeypatch.setattr(_targets, "COARSE_LENGTH", 100)
+    assert angles(_targets.flow_targets(labels), exact, labels > 0).mean() < 5
+
+
+def test_touching_crystals_do_not_disturb_each_other() -> None:
+    labels = mosaic(60, 60, 5, seed=2)
+    together = _targets.flow_targets(labels)
+    for number in range(1, 6):
+        alone = _targets.flow_targets(np.where(labels == number, labels, 0).astype(np.int32))
+        np.testing.assert_array_equal(together[:, labels == number], alone[:, labels == number])
+
+
+def test_every_piece_of_a_label_has_its_own_centre() -> None:
+    labels = np.zeros((40, 80), np.int32)
+    labels[5:35, 5:35] = labels[5:35, 45:75] = 7
+    flow = _targets.flow_targets(labels)
+    np.testing.assert_array_equal(flow[:, 5:35, 5:35], flow[:, 5:35, 45:75])
+    assert np.hypot(*flow)[labels > 0].mean() > 0.99
+
+
+def test_neither_threads_nor_numbering_matter() -> None:
+    labels = mosaic(80, 80, 9, seed=4)
+    flow = _targets.flow_targets(labels)
+    np.testing.assert_array_equal(_targets.flow_targets(labels * 100_000_000 // 1, threads=2), flow)
+
+
+def test_an_empty_label_map_has_no_flow() -> None:
+    assert not _targets.flow_targets(np.zeros((20, 30), np.int32)).any()
+
+
+def test_attention_maps_sort_crystals_by_length() -> None:
+    labels = np.zeros((100, 100), np.int32)
+    labels[:60, :4] = 900  # 60 % of the side
+    labels[:50, 10:14] = 3  # exactly 50 %: the second map
+    labels[90:94, 20:50] = 4  # 30 %
+    labels[50:55, 60:85] = 5  # exactly 25 %: the third
+    labels[70:75, 60:65] = 6  # 5 %
+    maps = _targets.attention_targets(labels, (1, 0.5, 0.25, 0.125), side=100)
+    expected = [[900], [3, 4], [5], [6], [0]]
+    assert maps.shape == (5, 100, 100)
+    for one, numbers in zip(maps, expected, strict=True):
+        np.testing.assert_array_equal(one, np.isin(labels, numbers))
+
+
+def test_a_crystal_above_the_first_threshold_is_in_the_first_map() -> None:
+    maps = _targets.attention_targets(np.ones((100, 100), np.int32), (0.5, 0.25), side=100)
+    assert maps[0].all()
+    assert not maps[1:].any()
