@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import fastremap
 import numpy as np
 import torch
@@ -27,12 +29,13 @@ def decode_reference(field: Field, parameters: FlowDecode, device: str) -> Label
         cellprob_threshold=parameters.foreground_threshold,
         flow_threshold=parameters.flow_threshold,
         max_size_fraction=1.0,
-        device=torch.device(device),
+        # On a GPU the library divides by a side less one.
+        device=torch.device(device if min(field.shape[1:]) > 1 else "cpu"),
     )
     return clean(masks, parameters.min_size) if parameters.min_size else np.asarray(masks, np.int32)
 
 
-def clean(masks: NDArray[np.integer], min_size: int) -> Labels:
+def clean(masks: NDArray[np.integer[Any]], min_size: int) -> Labels:
     """Drop masks (H x W) of fewer than ``min_size`` pixels and fill holes of background.
 
     By :func:`cellpose.utils.fill_holes_and_remove_small_masks`, which left alone also drops a wrong mask for

@@ -98,10 +98,6 @@ class FlowSegmenter(Segmenter):
             field: Field = self.cp.at_scale(image, factor)
             return field
 
-    def fields(self, image: Image, factors: Sequence[float]) -> Field:
-        """Predict ``image`` (H x W x 3) at each scale, N x 3 x H x W."""
-        return np.stack([self.field(image, factor) for factor in factors])
-
     def decode(self, raw: Field, parameters: FlowDecode) -> Labels:
         """Follow the flow of a field (3 x H x W) to H x W int32 labels."""
         from . import _decoding
@@ -113,6 +109,20 @@ class FlowSegmenter(Segmenter):
         """Return the flow as a colour wheel and the probability of foreground."""
         field = self.infer(image)
         return {"flow": flow_picture(field), "foreground": grey_picture(1 / (1 + np.exp(-field[2])))}
+
+
+class MultiScaleSegmenter(FlowSegmenter):
+    """A method that sees an image at N scales."""
+
+    Infer = MultiScale
+
+    def factors(self, image: Image) -> tuple[float, ...]:
+        """Return the resize factors r_1 ... r_N that an image (H x W x 3) is seen at."""
+        return scale_factors(self.infer_parameters, image.shape, self.train["cp"].input_size)
+
+    def scales(self, image: Image) -> Field:
+        """Predict an image (H x W x 3) at each scale, N x 3 x H x W at the image's own resolution."""
+        return np.stack([self.field(image, factor) for factor in self.factors(image)])
 
 
 def scale_factors(parameters: MultiScale, shape: tuple[int, ...], side: int) -> tuple[float, ...]:

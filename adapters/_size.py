@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -40,21 +41,24 @@ class SizeEstimator:
 
     def __init__(self, network: torch.nn.Module, regression: Path, side: int, device: str) -> None:
         parameters = load_file(regression)
-        diameter = float(parameters["diam_mean"])
+        diameter = parameters["diam_mean"].item()
         model = CellposeModel(
             pretrained_model=False, nchan=3, diam_mean=diameter, mkldnn=False, device=torch.device(device)
         )
         model.net = _LibraryNetwork(network)
         model.eval = partial(model.eval, bsize=side, max_size_fraction=1.0)
-        self._model = SizeModel(model)
-        self._model.params = {name: _as_library(name, value) for name, value in parameters.items()}
+        self.model = SizeModel(model)
+        self.model.params = {name: _as_library(name, value) for name, value in parameters.items()}
 
     def estimate(self, image: Image) -> float:
         """Return the diameter in pixels for an H x W x 3 image."""
         missing = [(0, max(0, SMALLEST_SIDE - size)) for size in image.shape[:2]]
         padded = np.pad(image, [*missing, (0, 0)])
         shifted = _augmentation.normalize(padded).transpose(1, 2, 0) - _black()
-        diameter, _ = self._model.eval(shifted, channel_axis=-1, normalize=False)
+        with warnings.catch_warnings():
+            # Where it finds no crystal the library takes the median of nothing, and then the training's diameter.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            diameter, _ = self.model.eval(shifted, channel_axis=-1, normalize=False)
         return float(diameter)
 
 
@@ -80,7 +84,7 @@ class _LibraryNetwork(torch.nn.Module):
 
 def _as_library(name: str, value: NDArray[np.float64]) -> NDArray[np.float64] | float:
     if name in ("ymean", "diam_mean"):
-        return float(value)
+        return float(value.item())
     return np.pad(value, (0, STYLES - len(value)))
 
 

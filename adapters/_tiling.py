@@ -119,7 +119,7 @@ def average_tiles(
         C x H x W float32.
     """
     if len(tiles) == 1:
-        return tiles[0]
+        return np.asarray(tiles[0])
     weights = taper(tiles.shape[-1])
     total = np.zeros((tiles.shape[1], *shape), np.float64)
     weight = np.zeros(shape, np.float64)

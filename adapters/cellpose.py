@@ -47,7 +47,7 @@ class Cellpose(_flow.FlowSegmenter):
         return self.field(image, factor)
 
 
-class CellposeMultiscale(_flow.FlowSegmenter):
+class CellposeMultiscale(_flow.MultiScaleSegmenter):
     """The scales of SiMA, averaged."""
 
     class Infer(_flow.MultiScale):
@@ -57,8 +57,7 @@ class CellposeMultiscale(_flow.FlowSegmenter):
 
     def infer(self, image: Image) -> _flow.Field:
         """Return the fused field, 3 x H x W."""
-        factors = _flow.scale_factors(self.infer_parameters, image.shape, self.train["cp"].input_size)
-        return _flow.FUSIONS[self.infer_parameters.fusion](self.fields(image, factors))
+        return _flow.FUSIONS[self.infer_parameters.fusion](self.scales(image))
 
 
 class CellposeNoResize(_flow.FlowSegmenter):

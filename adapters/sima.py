@@ -22,7 +22,7 @@ class SimaInfer(_flow.MultiScale):
     fusion: Literal["attention", "average", "maximum"] = "attention"
 
 
-class Sima(_flow.FlowSegmenter):
+class Sima(_flow.MultiScaleSegmenter):
     """Neubauer et al. 2024, section III.
 
     The flow network sees the image at N scales; the attention network, from the whole image at the size of
@@ -75,14 +75,6 @@ class Sima(_flow.FlowSegmenter):
             weights = self.attention(image)[:-1]
             return _flow.fuse(self.scales(image), weights)
         return _flow.FUSIONS[self.infer_parameters.fusion](self.scales(image))
-
-    def factors(self, image: Image) -> tuple[float, ...]:
-        """Return the resize factors r_1 ... r_N of an image."""
-        return _flow.scale_factors(self.infer_parameters, image.shape, self.train["cp"].input_size)
-
-    def scales(self, image: Image) -> _flow.Field:
-        """Return the field of each scale, N x 3 x H x W."""
-        return self.fields(image, self.factors(image))
 
     def attention(self, image: Image) -> _flow.Field:
         """Return the attention maps, (N + 1) x H x W between 0 and 1; the last is the background's."""

@@ -196,7 +196,7 @@ def sample_name(sample: Sample) -> str:
     return sample.name
 
 
-@pytest.mark.parametrize("sample", real_samples("imagegrains"), ids=sample_name)
+@pytest.mark.parametrize("sample", list(real_samples("imagegrains")), ids=sample_name)
 def test_oracle_on_pebbles(sample: Sample) -> None:
     assert oracle(sample.label, LENIENT) >= BELOW.get(sample.name, 0.99)
 
@@ -218,7 +218,7 @@ def test_oracle_with_the_librarys_own_thresholds() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("sample", real_samples("imagegrains", "ffc_iron", "tbm"), ids=sample_name)
+@pytest.mark.parametrize("sample", list(real_samples("imagegrains", "ffc_iron", "tbm")), ids=sample_name)
 def test_oracle_on_every_real_image(sample: Sample) -> None:
     assert oracle(sample.label, LENIENT) >= BELOW.get(sample.name, 0.99)
 

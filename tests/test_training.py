@@ -132,7 +132,7 @@ def test_wrong_parameters_are_refused(model: type, wrong: dict[str, Any], messag
 
 
 def test_a_warped_flow_is_the_flow_of_the_warped_label() -> None:
-    labels = mosaic(120, 140, 8, seed=5)
+    labels = mosaic(120, 140, 30, seed=5)
     flow, foreground = _targets.flow_targets(labels), (labels > 0).astype(np.uint8)
     for seed in range(8):
         matrix = _augmentation.random_warp(np.random.default_rng(seed), labels.shape, 96, (0.8, 1.25))
@@ -143,7 +143,9 @@ def test_a_warped_flow_is_the_flow_of_the_warped_label() -> None:
         whole = _whole_crystals(expected)
         again = _targets.flow_targets(np.where(whole, expected, 0).astype(np.int32))
         assert whole.sum() > 500
-        assert angles(warped[1:], again, whole).mean() < 6
+        difference = angles(warped[1:], again, whole)
+        assert difference.mean() < 8
+        assert np.median(difference) < 4
         assert np.hypot(*warped[1:])[warped[0] > 0].mean() > 0.99
         assert not warped[1:, warped[0] == 0].any()
 
