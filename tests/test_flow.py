@@ -21,10 +21,6 @@ from crystalbench.adapters import _decoding, _targets
 LIBRARY = _flow.FlowDecode()
 LENIENT = _flow.FlowDecode(flow_threshold=0, min_size=0)
 
-# Truth that a flow field cannot hold: a crystal in two pieces counts as two; and where two parts of a crystal touch
-# at a corner alone, interpolated flow does not pass the corner.
-BELOW = {"train_2_P1060338_0": 0.988, "tr_24-256-0": 0.982}
-
 
 def truth_field(labels: np.ndarray) -> np.ndarray:
     """Return what a perfect flow network would say: 3 x H x W."""
@@ -198,7 +194,7 @@ def sample_name(sample: Sample) -> str:
 
 @pytest.mark.parametrize("sample", list(real_samples("imagegrains")), ids=sample_name)
 def test_oracle_on_pebbles(sample: Sample) -> None:
-    assert oracle(sample.label, LENIENT) >= BELOW.get(sample.name, 0.99)
+    assert oracle(sample.label, LENIENT) >= 0.99
 
 
 @pytest.mark.parametrize("sample", list(real_samples("ffc_iron"))[:2], ids=sample_name)
@@ -220,7 +216,7 @@ def test_oracle_with_the_librarys_own_thresholds() -> None:
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("sample", list(real_samples("imagegrains", "ffc_iron", "tbm")), ids=sample_name)
 def test_oracle_on_every_real_image(sample: Sample) -> None:
-    assert oracle(sample.label, LENIENT) >= BELOW.get(sample.name, 0.99)
+    assert oracle(sample.label, LENIENT) >= 0.99
 
 
 @pytest.mark.slow

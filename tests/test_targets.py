@@ -41,7 +41,7 @@ def test_flows_are_those_of_the_library(height: int, width: int, crystals: int) 
 
 def test_flow_has_unit_length_inside_and_is_zero_outside() -> None:
     labels = mosaic(90, 110, 9, seed=1)
-    labels[:, 50:55] = 0
+    labels[:5] = 0
     length = np.hypot(*_targets.flow_targets(labels))
     assert not length[labels == 0].any()
     moving = length[labels > 0] > 0
@@ -81,6 +81,24 @@ def test_every_piece_of_a_label_has_its_own_centre() -> None:
     flow = _targets.flow_targets(labels)
     np.testing.assert_array_equal(flow[:, 5:35, 5:35], flow[:, 5:35, 45:75])
     assert np.hypot(*flow)[labels > 0].mean() > 0.99
+
+
+def test_a_crumb_of_a_crystal_has_no_flow() -> None:
+    labels = np.zeros((40, 60), np.int32)
+    labels[5:35, 5:35] = labels[10:14, 45:50] = 7
+    flow = _targets.flow_targets(labels)
+    assert not flow[:, 10:14, 45:50].any()
+    assert np.hypot(*flow)[5:35, 5:35].mean() > 0.99
+
+
+def test_heat_does_not_pass_between_two_pixels_of_other_crystals() -> None:
+    labels = np.full((20, 20), 2, np.int32)
+    labels[:10, :10] = labels[10:, 10:] = 1
+    flow = _targets.flow_targets(labels)
+    y, x = np.mgrid[:10, :10] - 4.5
+    inward = -np.stack([y, x]) / np.hypot(y, x)
+    assert angles(flow[:, :10, :10], inward, np.hypot(y, x) > 2).max() < 30
+    np.testing.assert_array_equal(flow[:, :10, :10], flow[:, 10:, 10:])
 
 
 def test_neither_threads_nor_numbering_matter() -> None:
