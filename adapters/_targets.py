@@ -116,7 +116,7 @@ def _pinches(inside: NDArray[np.bool_]) -> NDArray[np.intp]:
     first, second, third, fourth = inside[:-1, :-1], inside[:-1, 1:], inside[1:, :-1], inside[1:, 1:]
     falling = np.argwhere(first & fourth & ~second & ~third)
     rising = np.argwhere(second & third & ~first & ~fourth)
-    ends = [np.hstack([falling, falling + 1]), np.hstack([rising + [0, 1], rising + [1, 0]])]
+    ends = [np.hstack([falling, falling + 1]), np.hstack([rising + np.array([0, 1]), rising + np.array([1, 0])])]
     return np.concatenate(ends)
 
 

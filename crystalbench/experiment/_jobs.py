@@ -75,9 +75,10 @@ class Progress(BaseModel):
 
 
 class TrainingResult(BaseModel):
-    """What a finished training leaves beside its checkpoint."""
+    """What a finished training leaves beside its checkpoint; ``method`` is the one that asked for it first."""
 
     key: str
+    method: str
     component: str
     weights: str
     seconds: float

@@ -34,6 +34,7 @@ from crystalbench.experiment._record import (
     SplitReference,
     TrainingRecord,
 )
+from crystalbench.registry import find_methods
 
 
 @dataclass
@@ -212,11 +213,15 @@ def _overlays(folder: Path) -> list[str]:
 
 
 def _warnings(experiment: Experiment, trainings: Mapping[str, TrainingResult]) -> list[str]:
-    source = source_sha256(experiment.method)
-    changed = [
-        f"{name}: the source of {experiment.method.name} has changed since this was trained; --retrain trains it again"
-        for name, result in trainings.items()
-        if result.source_sha256 != source and experiment.trainings[name].method.name == experiment.method.name
-    ]
     own = [f"{name}: {warning}" for name, result in trainings.items() for warning in result.warnings]
+    changed = [
+        f"{name}: the source of {result.method} has changed since this was trained; --retrain trains it again"
+        for name, result in trainings.items()
+        if _source_has_changed(result, experiment.request.adapters)
+    ]
     return own + changed
+
+
+def _source_has_changed(result: TrainingResult, adapters: Sequence[str]) -> bool:
+    method = find_methods(adapters).get(result.method)
+    return method is not None and source_sha256(method) != result.source_sha256

@@ -104,6 +104,7 @@ def _train(job: TrainJob) -> None:
     method.build(job.values).fit(job.component, split.train, split.val, context)
     result = TrainingResult(
         key=job.key,
+        method=job.method,
         component=job.component,
         weights=context.weights,
         seconds=context.progress.seconds,
