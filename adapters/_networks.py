@@ -95,8 +95,11 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
+        expected = network.state_dict()
+        fitting = sum(name in expected and expected[name].shape == value.shape for name, value in weights.items())
         raise ConfigurationError(
-            f"{path} holds weights of another network; give one of the same width or encoder: {error}"
+            f"{path} holds weights of another network: {fitting} of its {len(weights)} tensors fit the "
+            f"{len(expected)} of this one; give one of the same width or encoder"
         ) from error
 
 

@@ -68,7 +68,7 @@ GRID_DECODE = {"foreground_threshold": [0.0, 0.25, 0.5]}
 
 def narrow(values: Tree) -> Tree:
     """Return parameter values of networks that are built and run in milliseconds."""
-    parts = {"cp": NARROW, "attention": {"input_size": 64}}
+    parts = {"cp": NARROW, "attention": {"encoder": "mit_b0", "input_size": 64}}
     return merge(values, {"train": {name: parts[name] for name in parts if name in values["train"]}})
 
 
