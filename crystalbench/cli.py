@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -278,14 +278,19 @@ def _data_verify(options: argparse.Namespace) -> int:
 
 
 def _data_show(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from crystalbench.data import contact_sheet, describe
 
     dataset = _open(options.folder, _stderr())
-    Console().print(describe(dataset))
+    print(_described(describe(dataset)))
     print(contact_sheet(dataset, options.out or Path(f"contact-sheet-{dataset.name}.png")))
     return OK
+
+
+def _described(facts: Mapping[str, object]) -> str:
+    """Return one line a fact; what has parts of its own stands indented below it."""
+    import yaml
+
+    return yaml.safe_dump(dict(facts), sort_keys=False, allow_unicode=True).rstrip()
 
 
 def _methods(options: argparse.Namespace) -> int:
