@@ -103,10 +103,13 @@ def _fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None
         ) from error
 
 
-def save_checkpoint(path: Path, network: nn.Module, **metadata: str) -> None:
-    """Write a network's weights as safetensors, whole or not at all."""
+def save_checkpoint(path: Path, network: nn.Module, origin: str = "random") -> None:
+    """Write a network's weights as safetensors, whole or not at all, with where they started.
+
+    More than one entry of metadata would be written in any order, and the file no longer be bitwise the same.
+    """
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    write_atomic(path, save_safetensors(weights, metadata))
+    write_atomic(path, save_safetensors(weights, {"origin": origin}))
 
 
 def load_checkpoint(path: Path, network: nn.Module) -> nn.Module:

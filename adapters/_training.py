@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import safetensors
 import safetensors.numpy
 import torch
 from numpy.typing import NDArray
@@ -37,6 +38,9 @@ MAX_ENLARGEMENT = 4.0
 
 MAX_SIDE = 2048
 """Longest side, in pixels, that an image is enlarged to."""
+
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of the file that a finished training leaves."""
 
 STATE = "state.pt"
 """Name of the file that a training is resumed from."""
@@ -334,8 +338,8 @@ class Training:
         return int(state["epoch"])
 
     def _finish(self) -> None:
-        path = self.context.folder / "checkpoint.safetensors"
-        _networks.save_checkpoint(path, self.network, component=self.component)
+        path = self.context.folder / CHECKPOINT
+        _networks.save_checkpoint(path, self.network, self.origin)
         (self.context.folder / STATE).unlink(missing_ok=True)
         shutil.rmtree(self.context.folder / "targets", ignore_errors=True)
 
@@ -346,6 +350,16 @@ def _read_state(context: Context) -> dict[str, Any] | None:
         return None
     state: dict[str, Any] = torch.load(path, map_location=context.device, weights_only=True)
     return state
+
+
+def _is_finished(context: Context) -> bool:
+    """Say whether the checkpoint is there: a kill may come between it and the record of the training."""
+    path = context.folder / CHECKPOINT
+    if not path.is_file():
+        return False
+    with safetensors.safe_open(path, "numpy") as file:
+        context.initial_weights(file.metadata()["origin"])
+    return True
 
 
 def _torch_seed(seed: int, epoch: int) -> int:
@@ -374,6 +388,8 @@ def fit_cp(parameters: CpTrain, train: Sequence[Sample], val: Sequence[Sample], 
     ConfigurationError
         Where the loss is no longer finite, or ``init`` does not fit.
     """
+    if _is_finished(context):
+        return
     torch.manual_seed(_torch_seed(context.seed, 0))
     network = _networks.cp_network(parameters.width)
     # The library keeps d among the weights, and its SizeModel reads it there.
@@ -392,6 +408,8 @@ def fit_attention(parameters: AttentionTrain, train: Sequence[Sample], val: Sequ
 
     Leaves, resumes and raises as :func:`fit_cp` does.
     """
+    if _is_finished(context):
+        return
     torch.manual_seed(_torch_seed(context.seed, 0))
     state = _read_state(context)
     init = "random" if state else parameters.init
@@ -438,7 +456,7 @@ def fit_size(
         "ymean": y.mean(keepdims=True),
         "diam_mean": np.array([cp.diameter]),
     }
-    write_atomic(context.folder / "checkpoint.safetensors", safetensors.numpy.save(regression))
+    write_atomic(context.folder / CHECKPOINT, safetensors.numpy.save(regression))
 
 
 @torch.inference_mode()

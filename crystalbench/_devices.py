@@ -47,9 +47,10 @@ def cores() -> int:
 
 
 def synchronize(device: str) -> None:
-    """Wait until ``device`` has done all its work; costs nothing on a CPU."""
-    if device.startswith("cuda"):
-        sys.modules["torch"].cuda.synchronize(device)
+    """Wait until ``device`` has done all its work; costs nothing on a CPU, or where torch was never imported."""
+    torch = sys.modules.get("torch")
+    if torch is not None and device.startswith("cuda"):
+        torch.cuda.synchronize(device)
 
 
 def _processor() -> str:

@@ -76,7 +76,7 @@ def _add_run(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     add("--data", default="demo", metavar="DATA", help="a made set or a data-set folder (%(default)s)")
     add("--train-data", metavar="DATA", help="train and validate on this set, test on all of --data")
     add("--preset", choices=("quick", "standard", "paper"), default="quick", help="(%(default)s)")
-    add("--seed", type=int, nargs="+", default=[0], metavar="S", help="one experiment a seed (0)")
+    add("--seed", type=_seed, nargs="+", default=[0], metavar="S", help="one experiment a seed (0)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
     add("--threads", type=_positive, metavar="T", help="CPU threads a job; part of its identity (all cores)")
     add("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE",
@@ -179,7 +179,7 @@ def _usable(data: str, console: Console) -> Dataset:
     from crystalbench.data import check_files
 
     dataset = _open(data, console)
-    if dataset.made_by is None:
+    if not dataset.is_made:
         with _counter(console, f"check {dataset.name}") as report:
             problems = check_files(dataset.root, report)
         for problem in problems:
@@ -357,7 +357,12 @@ def _print_json(value: object) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)

@@ -149,7 +149,10 @@ def _pairs(settings: Sequence[str]) -> Iterator[tuple[str, Any]]:
         key, equals, text = setting.partition("=")
         if not equals:
             raise ConfigurationError(f"--set {setting}: write KEY=VALUE, such as train.lr=0.01")
-        yield key, yaml.safe_load(text)
+        try:
+            yield key, yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"--set {setting}: the value cannot be read as YAML") from error
 
 
 def _owner(path: list[str], methods: Sequence[str]) -> tuple[str, list[str]]:

@@ -44,7 +44,12 @@ def test_methods_json_is_a_list_alone_on_standard_output(capsys: pytest.CaptureF
         (["--method", "truth", "--set", "decode.x=1", "--data", "SQUARES"], "unknown key"),
         (["--method", "truth", "--method", "empty", "--set", "decode.x=1", "--data", "SQUARES"], "name in front"),
         (["--method", "truth", "--adapter", "absent.py", "--data", "SQUARES"], "does not exist"),
-        (["--method", "truth", "--device", "cuda", "--data", "SQUARES"], "torch sees no GPU"),
+        pytest.param(
+            ["--method", "truth", "--device", "cuda", "--data", "SQUARES"],
+            "torch sees no GPU",
+            marks=pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this machine has a GPU"),
+        ),
+        (["--method", "truth", "--set", "decode.x=[1", "--data", "SQUARES"], "cannot be read as YAML"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_status_2(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -32,8 +32,8 @@ from crystalbench.data._images import (
 )
 from crystalbench.data._splits import SUBSETS, read_split, stratified_split, write_split
 
-SHARED = Path(os.environ.get("CRYSTALBENCH_SHARED", Path(__file__).parents[2] / "shared")) / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data sets are not in {SHARED}")
+DATA = SHARED / "data"
+needs_shared = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not in {DATA}")
 
 
 def noise(*shape: int, top: int = 256, seed: int = 0) -> NDArray[np.int64]:
@@ -379,14 +379,21 @@ class TestOpenDataset:
         write_labels(root / "labels", "b", np.ones((24, 24), np.int64))
         changed = dataset.identity(dataset.samples)["images"]
         assert [name for name in "abc" if changed[name] != before["images"][name]] == ["b"]
-        (root / "dataset.yaml").write_text("made_by: refractory\nversion: 1\nseed: 3\nimages: 3\n")
+        (root / "dataset.yaml").write_text("made_by: crystalbench/refractory\nversion: 1\nseed: 3\nimages: 3\n")
         made = open_dataset(root)
         assert made.identity(made.samples[:2]) == {
-            "made_by": "refractory",
+            "made_by": "crystalbench/refractory",
             "version": 1,
             "seed": 3,
             "images": ["a", "b"],
         }
+
+    def test_a_maker_of_another_name_does_not_stand_for_the_pixels(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path / "x", "abc")
+        (root / "dataset.yaml").write_text("made_by: our laboratory\nversion: 1\nseed: 3\n")
+        before = open_dataset(root).identity(open_dataset(root).samples)
+        write_labels(root / "labels", "b", np.ones((24, 24), np.int64))
+        assert open_dataset(root).identity(open_dataset(root).samples) != before
 
     def test_pixel_hash_does_not_depend_on_the_format(self, tmp_path: Path) -> None:
         root = make_folder(tmp_path / "x", "a")
@@ -531,14 +538,14 @@ class TestSheet:
     ("name", "pairs", "crystals"), [("tbm", 80, 4564), ("ffc_iron", 5, 910), ("imagegrains", 7, 948)]
 )
 def test_real_sets(name: str, pairs: int, crystals: int) -> None:
-    summary = describe(open_dataset(SHARED / name))
+    summary = describe(open_dataset(DATA / name))
     assert (summary["images"], summary["crystals"]) == (pairs, crystals)
 
 
 @needs_shared
 def test_real_sets_split_by_group() -> None:
-    split = open_dataset(SHARED / "tbm").split()
+    split = open_dataset(DATA / "tbm").split()
     held = [{sample.group for sample in part} for part in (split.train, split.val, split.test)]
     assert len(set.union(*held)) == sum(map(len, held)) == 21
     with pytest.raises(SplitError, match="--train-data"):
-        open_dataset(SHARED / "ffc_iron").split()
+        open_dataset(DATA / "ffc_iron").split()

@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -18,7 +17,6 @@ from crystalbench._exceptions import LabelError
 from crystalbench.evaluation import ImageScores, evaluate, summarize
 from crystalbench.evaluation._scores import _best_pairs
 
-SHARED = Path(os.environ.get("CRYSTALBENCH_SHARED", Path(__file__).parents[2] / "shared"))
 VECTORS = SHARED / "vectors"
 REFERENCE = json.loads((VECTORS / "reference.json").read_text()) if VECTORS.is_dir() else {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import yaml
+from conftest import SHARED
 from numpy.typing import NDArray
 from PIL import Image
 from skimage.segmentation import expand_labels, find_boundaries
@@ -26,8 +26,8 @@ from crystalbench.data._importers import (
 )
 from crystalbench.data._verify import verify_dataset
 
-SHARED = Path(os.environ.get("CRYSTALBENCH_SHARED", Path(__file__).parents[2] / "shared")) / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data sets are not in {SHARED}")
+DATA = SHARED / "data"
+needs_shared = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not in {DATA}")
 
 TILES = np.kron(np.arange(1, 10).reshape(3, 3), np.ones((10, 10), int))
 COLOURS = np.random.default_rng(1).integers(1, 256, (10, 3)).astype(np.uint8) * (np.arange(10) > 0)[:, None].astype(
@@ -249,8 +249,8 @@ def test_real_crystals_come_back(tmp_path: Path, kind: str) -> None:
     src = tmp_path / "src"
     (src / "images").mkdir(parents=True)
     name = "001"
-    shutil.copy(SHARED / "ffc_iron" / "images" / f"{name}.png", src / "images")
-    truth = read_labels(SHARED / "ffc_iron" / "labels" / f"{name}.png").astype(np.int64)
+    shutil.copy(DATA / "ffc_iron" / "images" / f"{name}.png", src / "images")
+    truth = read_labels(DATA / "ffc_iron" / "labels" / f"{name}.png").astype(np.int64)
     write_image(src / kind / f"{name}.png", picture_of(kind, truth))
     report = import_dataset(kind, src, tmp_path / "dst")
     label = open_dataset(tmp_path / "dst").samples[0].label

@@ -3,20 +3,18 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from conftest import SHARED
 from PIL import Image
 from rich.console import Console
 
 from crystalbench._exceptions import DataError
 from crystalbench.evaluation import FolderScores, evaluate, score_folders, score_table, summarize
-
-SHARED = Path(os.environ.get("CRYSTALBENCH_SHARED", Path(__file__).parents[2] / "shared"))
 
 EMPTY = np.zeros((20, 30), np.uint16)
 TRUTH = np.kron(np.arange(1, 7, dtype=np.uint16).reshape(2, 3), np.ones((10, 10), np.uint16))

@@ -193,7 +193,7 @@ def test_training_leaves_a_checkpoint_and_scalars_and_learns(tmp_path: Path) -> 
 
 def test_a_checkpoint_has_the_librarys_names(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    _networks.save_checkpoint(path, _networks.cp_network((4, 8)), component="cp")
+    _networks.save_checkpoint(path, _networks.cp_network((4, 8)))
     library = CPnet([3, 4, 8], nout=3, sz=3)
     assert safetensors.numpy.load_file(path).keys() == library.state_dict().keys()
     loaded = _networks.load_checkpoint(path, library)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from conftest import SHARED
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -20,8 +20,8 @@ from crystalbench.data._images import write_image, write_labels
 from crystalbench.data._splits import Subset, write_split
 from crystalbench.data._verify import Problem, verify_dataset
 
-SHARED = Path(os.environ.get("CRYSTALBENCH_SHARED", Path(__file__).parents[2] / "shared")) / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data sets are not in {SHARED}")
+DATA = SHARED / "data"
+needs_shared = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not in {DATA}")
 
 SPLIT: dict[str, Subset] = {"a": "train", "b": "train", "c": "train", "d": "val", "e": "test"}
 
@@ -254,12 +254,12 @@ def test_distinct_noise_is_not_alike(tmp_path: Path) -> None:
 @needs_shared
 def test_tiles_of_the_real_sets_are_not_alike() -> None:
     for name in ("tbm", "imagegrains"):
-        assert not [problem for problem in verify_dataset(SHARED / name) if problem.kind == "error"]
+        assert not [problem for problem in verify_dataset(DATA / name) if problem.kind == "error"]
 
 
 @needs_shared
 def test_copies_of_real_tiles_leak(tmp_path: Path) -> None:
-    samples = open_dataset(SHARED / "tbm").samples[:20]
+    samples = open_dataset(DATA / "tbm").samples[:20]
     assignment: dict[str, Subset] = {}
     for sample, change in zip(samples, itertools.cycle(CHANGES)):
         copy = np.ascontiguousarray(CHANGES[change](sample.image))

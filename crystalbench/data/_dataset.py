@@ -31,6 +31,9 @@ from crystalbench.data._images import (
 )
 from crystalbench.data._splits import Split, compute_split, resolve_split, split_path
 
+MADE_BY = "crystalbench/"
+"""What ``made_by`` begins with in the sets that the project makes itself; the generator's name follows."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -221,10 +224,15 @@ class Dataset:
         """Return the difficulty class of each sample by name. Reads every label map."""
         return {sample.name: self.difficulty(sample) for sample in self.samples}
 
+    @property
+    def is_made(self) -> bool:
+        """Whether our own generator made it: what others write into ``made_by`` says nothing about pixels."""
+        return (self.made_by or "").startswith(MADE_BY) and None not in (self.version, self.seed)
+
     def identity(self, samples: Iterable[Sample]) -> dict[str, Any]:
         """Say which pixels ``samples`` are: made ones by generator and seed, others by file hashes."""
         chosen = sorted(samples, key=lambda sample: sample.name)
-        if self.made_by is None:
+        if not self.is_made:
             return {"images": {sample.name: sample.hashes for sample in chosen}}
         origin = {"made_by": self.made_by, "version": self.version, "seed": self.seed}
         return {**origin, "images": [sample.name for sample in chosen]}

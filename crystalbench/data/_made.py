@@ -28,7 +28,7 @@ from crystalbench._files import write_atomic
 from crystalbench._paths import data_dir
 from crystalbench.config import read_yaml
 from crystalbench.data._classes import CLASSES, DifficultyClass, crystal_lengths, difficulty_class
-from crystalbench.data._dataset import read_settings
+from crystalbench.data._dataset import MADE_BY, read_settings
 from crystalbench.data._images import write_image, write_labels
 from crystalbench.data._splits import stratified_split, write_split
 from crystalbench.data._synthetic import (
@@ -246,7 +246,7 @@ def _write_manifest(folder: Path, stems: Sequence[str]) -> None:
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     shared = {"name", "title", "line_px", "class_px", "version", "seed", "licence", "citation"}
-    made_by = f"crystalbench/{recipe.generator}"
+    made_by = f"{MADE_BY}{recipe.generator}"
     return recipe.model_dump(include=shared) | {"um_per_px": None, "made_by": made_by}
 
 

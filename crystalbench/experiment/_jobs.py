@@ -103,8 +103,11 @@ def read_progress(folder: Path) -> Progress:
 
 
 def read_training(folder: Path) -> TrainingResult | None:
-    """Read the result of a finished training; None where it is not finished."""
+    """Read the result of a finished training; None where it is not finished, or is of another form."""
     file = folder / TRAINING_FILE
     if not file.exists() or not (folder / CHECKPOINT_FILE).exists():
         return None
-    return TrainingResult.model_validate_json(file.read_bytes())
+    try:
+        return TrainingResult.model_validate_json(file.read_bytes())
+    except ValueError:
+        return None

@@ -54,6 +54,7 @@ def training_key(
 def prediction_base(method: Method, values: Tree, checkpoints: Mapping[str, str], *, device: str, threads: int) -> str:
     """Return the part of the prediction keys that all images of an experiment have in common."""
     return key_of(
+        class_name=method.config.class_name,
         checkpoints=dict(checkpoints),
         infer=values["infer"],
         decode=values["decode"],

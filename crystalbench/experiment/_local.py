@@ -39,7 +39,7 @@ def run_job(job: TrainJob | PredictJob, on_progress: Callable[[Progress], None])
     """Run ``job`` in a process of its own and wait; its output goes to ``log.txt`` in its folder."""
     write_atomic(job.folder / JOB_FILE, job.model_dump_json(indent=1).encode())
     (job.folder / ERROR_FILE).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "crystalbench.experiment._worker", str(job.folder / JOB_FILE)]
+    command = [sys.executable, "-m", "crystalbench.experiment._worker", str(job.folder / JOB_FILE), str(os.getpid())]
     with (job.folder / LOG_FILE).open("ab") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(job.threads)

@@ -141,7 +141,7 @@ def plan(request: Request) -> list[Experiment]:
 
 def _methods(request: Request) -> dict[str, Method]:
     known = find_methods(request.adapters)
-    if request.methods == ("all",):
+    if "all" in request.methods:
         return known
     for name in request.methods:
         if name not in known:
@@ -163,11 +163,13 @@ def _experiment(request: Request, method: Method, values: Tree, seed: int, split
         samples=tuple(tested[: request.limit]),
         key=key_of(
             method=method.name,
+            class_name=method.config.class_name,
             preset=request.preset,
             trainings={name: training.key for name, training in trainings.items()},
             values=values,
             dataset=request.dataset.identity(tested),
-            split=SPLIT if split else "all",
+            split=SPLIT,
+            train_dataset=request.train_dataset.name if request.train_dataset else None,
             seed=seed,
             device=request.device.split(":")[0],
             threads=request.threads,

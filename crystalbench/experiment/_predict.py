@@ -47,6 +47,7 @@ def predict(job: PredictJob, segmenter: Segmenter, dataset: Dataset, report: Cal
         if before is None and not warm:
             # The first call of a process loads libraries and compiles: it is not timed.
             warm = _warm_up(segmenter, sample)
+        (job.folder / OVERLAYS_FOLDER / f"{sample.name}.png").unlink(missing_ok=True)
         result = _one(segmenter, sample, planned, before, dataset.class_px, job.folder)
         _append(job.folder / IMAGES_FILE, result)
         done[planned.image] = result
@@ -198,7 +199,8 @@ def _append(file: Path, record: ImageRecord) -> None:
 
 
 def _line(record: ImageRecord) -> str:
-    return json.dumps(record.model_dump(), separators=(",", ":"), ensure_ascii=False)
+    # In ASCII: a kill can tear a line, but no character.
+    return json.dumps(record.model_dump(), separators=(",", ":"))
 
 
 def _parse(line: str) -> ImageRecord | None:

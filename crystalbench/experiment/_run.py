@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,24 +64,30 @@ class Run:
     def _experiment(self, experiment: Experiment) -> Record:
         start = now()
         for training in experiment.trainings.values():
-            outcome = self._train(training)
+            with self._recorded(experiment, None, start):
+                outcome = self._train(training)
             if outcome.status != "ok":
                 return self._finish(experiment, None, outcome, start)
         job = experiment.job(
             {name: _result(training).checkpoint_sha256 for name, training in experiment.trainings.items()}
         )
         before = read_record(experiment.folder)
-        if before is not None and _is_complete(before, job):
+        if before is not None and _is_complete(before, job) and _tells_of_trainings(before, experiment):
             self.reporter.say(f"{_title(experiment)}: done before, nothing to do")
             return before
-        with self.reporter.task(f"{_title(experiment)}: predict") as update:
-            try:
-                outcome = run_job(job, update)
-            except KeyboardInterrupt:
-                failure = Failure(type="KeyboardInterrupt", message="the same command goes on from here")
-                self._finish(experiment, job, Outcome("interrupted", failure), start)
-                raise
+        with self._recorded(experiment, job, start), self.reporter.task(f"{_title(experiment)}: predict") as update:
+            outcome = run_job(job, update)
         return self._finish(experiment, job, outcome, start)
+
+    @contextmanager
+    def _recorded(self, experiment: Experiment, job: PredictJob | None, start: str) -> Iterator[None]:
+        """Leave a record also where Ctrl-C ends the run."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            failure = Failure(type="KeyboardInterrupt", message="the same command goes on from here")
+            self._finish(experiment, job, Outcome("interrupted", failure), start)
+            raise
 
     def _train(self, training: Training) -> Outcome:
         """Train one component, unless this or an earlier run has done it."""
@@ -135,6 +142,13 @@ def _is_complete(record: Record, job: PredictJob) -> bool:
     )
 
 
+def _tells_of_trainings(record: Record, experiment: Experiment) -> bool:
+    """Say whether ``record`` tells of the trainings as they are: one may have been done again since."""
+    trainings = _trainings(experiment)
+    told = {name: _training_record(result) for name, result in trainings.items()}
+    return record.trainings == told and record.warnings == _warnings(experiment, trainings)
+
+
 def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, start: str) -> Record:
     request = experiment.request
     images = _images(job)
@@ -142,11 +156,7 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
     if outcome.status == "ok" and failed is not None:
         message = f"{failed.image}: {failed.error}"
         outcome = Outcome("failed", Failure(type="ImageFailed", message=message))
-    trainings = {
-        name: result
-        for name, training in experiment.trainings.items()
-        if (result := read_training(training.folder)) is not None
-    }
+    trainings = _trainings(experiment)
     return Record(
         key=experiment.key,
         method=experiment.method.name,
@@ -180,11 +190,23 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
 
 
 def _images(job: PredictJob | None) -> list[ImageRecord]:
-    """Return the results in the order of the plan, so that a resumed run writes the same record."""
+    """Return the results in the order of the plan, so that a resumed run writes the same record.
+
+    Results under other keys are left out: a worker may have ended before it could put them away.
+    """
     if job is None:
         return []
-    results = {image.image: image for image in read_images(job.folder)}
-    return [results[planned.image] for planned in job.images if planned.image in results]
+    results = {(image.image, image.score_key): image for image in read_images(job.folder)}
+    planned = [(image.image, image.score_key) for image in job.images]
+    return [results[key] for key in planned if key in results]
+
+
+def _trainings(experiment: Experiment) -> dict[str, TrainingResult]:
+    return {
+        name: result
+        for name, training in experiment.trainings.items()
+        if (result := read_training(training.folder)) is not None
+    }
 
 
 def _training_record(result: TrainingResult) -> TrainingRecord:

@@ -1,6 +1,6 @@
 """The worker process: does one job and leaves files.
 
-``python -m crystalbench.experiment._worker FOLDER/job.json`` trains one component, or predicts and scores
+``python -m crystalbench.experiment._worker FOLDER/job.json PID`` trains one component, or predicts and scores
 images. It may be killed at any moment: the next worker with the same job goes on where this one stood.
 """
 
@@ -40,9 +40,9 @@ from crystalbench.registry import find_method
 _REPORT_EVERY_S = 0.2
 
 
-def main(job_file: Path) -> int:
-    """Do the job of ``job_file``; return the exit status."""
-    _end_with_parent()
+def main(job_file: Path, driver: int) -> int:
+    """Do the job of ``job_file`` for the process ``driver``; return the exit status."""
+    _end_with(driver)
     job = read_job(job_file)
     try:
         # A worker of a killed run may still be busy in this folder.
@@ -75,13 +75,14 @@ class _JobContext:
     _reported: float = float("-inf")
 
     def __post_init__(self) -> None:
-        self._seconds_before = read_progress(self.folder).seconds
+        self.progress = read_progress(self.folder)
+        self._seconds_before = self.progress.seconds
 
     def report(self, step: int, total: int, **scalars: float) -> None:
         elapsed = time.monotonic()
         seconds = self._seconds_before + elapsed - self._begun
         self.progress = Progress(step=step, total=total, seconds=seconds, scalars=scalars)
-        if elapsed - self._reported >= _REPORT_EVERY_S:
+        if step == total or elapsed - self._reported >= _REPORT_EVERY_S:
             self._reported = elapsed
             write_atomic(self.folder / PROGRESS_FILE, self.progress.model_dump_json().encode())
 
@@ -126,12 +127,11 @@ def _predict(job: PredictJob) -> None:
     predict(job, segmenter, dataset, context.report)
 
 
-def _end_with_parent() -> None:
+def _end_with(driver: int) -> None:
     """End when the driver does, however it ended: an orphan would go on training unseen."""
-    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == driver:
             time.sleep(0.5)
         os._exit(1)
 
@@ -139,4 +139,4 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))
