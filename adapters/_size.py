@@ -24,7 +24,7 @@ SMALLEST_SIDE = 64
 
 
 class SizeEstimator:
-    """The mean crystal diameter of an image, by :class:`cellpose.models.SizeModel`.
+    """The crystal diameter of an image, by :class:`cellpose.models.SizeModel`.
 
     The regression from the network's style gives a first value; the network is run at that scale and the
     median diameter of what it finds is the estimate (Stringer et al. 2021, Methods).

@@ -463,7 +463,7 @@ def fit_size(
 def _styles(
     parameters: SizeTrain, network: nn.Module, sized: Sequence[tuple[Sample, float]], context: Context
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the style of every crop (n x S) and the mean crystal diameter in it (n)."""
+    """Return the style of every crop (n x S) and its image's mean crystal diameter at the crop's scale (n)."""
     styles: list[NDArray[np.float32]] = []
     sizes: list[float] = []
     batches = np.array_split(np.arange(len(sized)), math.ceil(len(sized) / parameters.batch_size))

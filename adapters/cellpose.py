@@ -19,7 +19,7 @@ SMALLEST_FACTOR, LARGEST_FACTOR, LONGEST_SIDE = 0.05, 4.0, 4096
 
 
 class Cellpose(_flow.FlowSegmenter):
-    """Cellpose: estimate the mean crystal size, resize to that of training, predict, resize back."""
+    """Cellpose: estimate the crystal size, resize to that of training, predict, resize back."""
 
     components = (_flow.CP, Component("size", SizeTrain, requires=("cp",)))
 

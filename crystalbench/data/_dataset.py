@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from crystalbench._exceptions import ConfigurationError, DataError, LabelError, UnknownNameError
+from crystalbench._exceptions import DataError, LabelError
 from crystalbench._files import file_sha256
+from crystalbench.config import read_yaml
 from crystalbench.data._classes import DifficultyClass, as_int32, difficulty_class
 from crystalbench.data._images import (
     IMAGE_SUFFIXES,
@@ -279,24 +279,7 @@ def read_settings(root: Path) -> DatasetFile:
     path = root / "dataset.yaml"
     if not path.exists():
         return DatasetFile()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigurationError(f"{path} must hold keys and values, such as 'class_px: 224'")
-    for key in content:
-        if key not in DatasetFile.model_fields:
-            raise UnknownNameError(f"key of {path}", str(key), DatasetFile.model_fields)
-    return _validated(path, content)
-
-
-def _validated(path: Path, content: Mapping[str, Any]) -> DatasetFile:
-    try:
-        return DatasetFile.model_validate(content)
-    except ValidationError as error:
-        found = "; ".join(f"{e['loc'][0]}: {e['msg']} (it is {e['input']!r})" for e in error.errors())
-        raise ConfigurationError(f"{path}: {found}") from error
+    return read_yaml(path, DatasetFile)
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,7 @@ def run_job(job: TrainJob | PredictJob, on_progress: Callable[[Progress], None])
 def _environment(threads: int) -> dict[str, str]:
     """Fix the threads: they are part of the key, since sums in another order give other last bits.
 
-    Waiting threads spin for microseconds only: where cores are shared, the default made a training step of 1.2 s
-    last 3.9 s.
+    Waiting threads give up spinning early: where cores are shared, they would take them from threads with work.
     """
     waiting = {"GOMP_SPINCOUNT": "10000"}
     return os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads)) | waiting | {"PYTHONUNBUFFERED": "1"}
