@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Field = NDArray[np.float32]
 Factor = Annotated[float, Bounded(gt=0, le=4)]
 
+VANISHING = 1e-3
+"""Sum of attention below which it says nothing about a pixel."""
+
 CP = Component("cp", CpTrain)
 """The flow network: one checkpoint serves all flow methods."""
 
@@ -122,7 +125,9 @@ class MultiScaleSegmenter(FlowSegmenter):
 
     def scales(self, image: Image) -> Field:
         """Predict an image (H x W x 3) at each scale, N x 3 x H x W at the image's own resolution."""
-        return np.stack([self.field(image, factor) for factor in self.factors(image)])
+        factors = self.factors(image)
+        self.details["resize_factors"] = factors
+        return np.stack([self.field(image, factor) for factor in factors])
 
 
 def scale_factors(parameters: MultiScale, shape: tuple[int, ...], side: int) -> tuple[float, ...]:
@@ -141,8 +146,10 @@ def scale_factors(parameters: MultiScale, shape: tuple[int, ...], side: int) -> 
     return (first, *numbers)
 
 
-def fuse(fields: Field, weights: Field, vanishing: float = 1e-3) -> Field:
+def fuse(fields: Field, weights: Field) -> Field:
     """Average fields over scales with weights for each pixel (paper, section III-B2).
+
+    Where the weights sum to less than ``VANISHING``, as in the background, all scales count alike.
 
     Parameters
     ----------
@@ -150,8 +157,6 @@ def fuse(fields: Field, weights: Field, vanishing: float = 1e-3) -> Field:
         N x 3 x H x W.
     weights
         N x H x W, the attention maps without that of the background, not negative.
-    vanishing
-        Where the weights sum to less, as in the background, all scales count alike.
 
     Returns
     -------
@@ -159,7 +164,7 @@ def fuse(fields: Field, weights: Field, vanishing: float = 1e-3) -> Field:
         3 x H x W float32.
     """
     total = weights.sum(axis=0)
-    shares = np.where(total < vanishing, 1 / len(weights), weights / np.maximum(total, vanishing))
+    shares = np.where(total < VANISHING, 1 / len(weights), weights / np.maximum(total, VANISHING))
     return np.asarray(np.einsum("nhw,nchw->chw", shares, fields), np.float32)
 
 

@@ -44,6 +44,7 @@ class Cellpose(_flow.FlowSegmenter):
         with self.stage("size"):
             diameter = self._size.estimate(image)
         factor = clamp_factor(self.train["cp"].diameter / diameter, max(image.shape[:2]))
+        self.details.update(diameter_px=diameter, resize_factor=factor)
         return self.field(image, factor)
 
 

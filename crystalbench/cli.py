@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,10 +28,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     verb: Callable[[argparse.Namespace], int] = options.verb
     try:
-        return verb(options)
+        status = verb(options)
+        sys.stdout.flush()
+        return status
     except CrystalbenchError as error:
         print(f"crystalbench: {error}", file=sys.stderr)
         return WRONG_CALL
+    except BrokenPipeError:
+        # The reader of the output, such as head, has seen enough; what is still buffered has no reader either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except OSError as error:
         print(f"crystalbench: {error}; what is finished is kept, run the same command again", file=sys.stderr)
         return SOME_FAILED

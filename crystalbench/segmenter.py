@@ -102,6 +102,14 @@ class Segmenter(ABC):
         Parameters that need a forward pass (resize factors, windows).
     decode
         Parameters that need neither (thresholds).
+
+    Attributes
+    ----------
+    stages
+        Seconds by stage of the current prediction, see :meth:`stage`.
+    details
+        What a prediction found out or chose for its image (a resize factor, an estimated size), as plain JSON;
+        the record keeps it for each image.
     """
 
     info: ClassVar[MethodInfo]
@@ -115,6 +123,7 @@ class Segmenter(ABC):
         self.decode_parameters: Any = decode
         self.device = "cpu"
         self.stages: dict[str, float] = {}
+        self.details: dict[str, Any] = {}
 
     def fit(self, component: str, train: Sequence[Sample], val: Sequence[Sample], context: Context) -> None:
         """Train one component and leave ``checkpoint.safetensors`` in ``context.folder``.

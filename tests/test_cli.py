@@ -165,6 +165,12 @@ def test_leaderboard_without_records_says_what_to_run(tmp_path: Path, capsys: py
     assert "crystalbench run" in capsys.readouterr().err
 
 
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m crystalbench methods --json | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_python_m_crystalbench() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "crystalbench", "--version"], capture_output=True, text=True, check=True

@@ -221,6 +221,18 @@ def test_sima_weighs_each_scale_with_its_map(checkpoints: dict[str, Path]) -> No
     np.testing.assert_allclose(segmenter.infer(image), by_hand, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("shape", "factors"),
+    [((200, 100), (64 / 200, 0.5, 0.75, 1.0)), ((100, 80), (0.25, 0.5, 0.75, 1.0)), ((60, 64), (0.25, 0.5, 0.75, 1.0))],
+)
+def test_resize_factors_are_told(
+    shape: tuple[int, int], factors: tuple[float, ...], checkpoints: dict[str, Path]
+) -> None:
+    segmenter = load("cellpose-multiscale", checkpoints)
+    segmenter.predict(noise(*shape))
+    assert segmenter.details["resize_factors"] == pytest.approx(factors)
+
+
 @pytest.mark.parametrize("fusion", ["average", "maximum"])
 def test_sima_without_attention_is_cellpose_multiscale(fusion: str, checkpoints: dict[str, Path]) -> None:
     sima, multiscale = (load(name, checkpoints, {"fusion": fusion}) for name in ("sima", "cellpose-multiscale"))
@@ -241,6 +253,7 @@ def test_cellpose_resizes_by_the_estimated_size(checkpoints: dict[str, Path]) ->
     image = noise(130, 90)
     factor = NARROW["diameter"] / segmenter._size.estimate(image)
     np.testing.assert_array_equal(segmenter.infer(image), segmenter.field(image, factor))
+    assert segmenter.details["resize_factor"] == pytest.approx(factor)
 
 
 @pytest.mark.parametrize("log_ratio", [-0.7, 0.0, 1.1])

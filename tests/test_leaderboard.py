@@ -334,6 +334,17 @@ def test_latencies_of_two_devices_in_one_table_are_marked() -> None:
     assert [mark in to_markdown(rows(board)) for board in (same, other)] == [False, True]
 
 
+def test_images_with_other_pixels_than_in_other_records_are_named() -> None:
+    one, other = image_records(CLOSE), image_records(CLOSE)
+    for images in (one, other):
+        for number, image in enumerate(images):
+            image["pixels_sha256"] = f"{number}"
+    other[3]["pixels_sha256"] = "made elsewhere"
+    found = rows([record(images=one), record(images=other, method="cellpose")])
+    assert all(row.warnings == ["made with other pixels than in other records of this board: m3"] for row in found)
+    assert all(row.warnings == [] for row in rows([record(images=one), record(images=one, method="cellpose")]))
+
+
 def test_of_two_records_of_a_seed_the_newest_counts_and_the_row_says_so() -> None:
     new = record(CLOSE, provenance={"end": "2025-02-01T00:00:00+00:00"}, warnings=["a note"])
     (row,) = rows([new, record(FAR)])

@@ -74,6 +74,7 @@ class Audited(Segmenter):
             os._exit(7)
         with self.stage("threshold"):
             from skimage.measure import label
+            self.details["level"] = float(self.level)
             return label(bright, connectivity=1).astype(np.int32)
 """
 
@@ -114,6 +115,16 @@ class Workshop:
         """How many squares the first test image has."""
         return int(open_dataset(self.data).split().test[0].label.max())
 
+    @property
+    def trained(self) -> bool:
+        return any(self.out.glob("train/net/*/training.json"))
+
+    @property
+    def news(self) -> tuple[int, int]:
+        """How much of the run is done: notes of the training, lines of results."""
+        lines = [line for file in self.out.glob("squares/audited/*/images.jsonl") for line in file.open()]
+        return self.noted().total(), len(lines)
+
     def noted(self) -> Counter[str]:
         return Counter(self.audit.read_text().splitlines())
 
@@ -128,6 +139,12 @@ def _wait_for(workshop: Workshop, note: str) -> None:
     while note not in workshop.noted():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def _wait_for_news(workshop: Workshop, process: subprocess.Popen[str]) -> None:
+    before = workshop.news
+    while workshop.news == before and process.poll() is None:
+        time.sleep(0.05)
 
 
 def scores(record: dict[str, object]) -> list[object]:
@@ -145,7 +162,10 @@ def test_a_record_says_everything(workshop: Workshop) -> None:
     assert record["latency"]["stages"]["threshold"] > 0  # type: ignore[index]
     assert record["provenance"]["libraries"]["numpy"]  # type: ignore[index]
     (folder,) = workshop.out.glob("squares/audited/*")
+    samples = {sample.name: sample for sample in open_dataset(workshop.data).samples}
     for image in record["images"]:  # type: ignore[attr-defined]
+        assert image["details"]["level"] > 0
+        assert image["pixels_sha256"] == samples[image["image"]].pixel_hash
         labels = read_labels(folder / "labels" / f"{image['image']}.png")
         assert len(image["scores"]["areas_prediction"]) == labels.max()
     assert all((folder / overlay).exists() for overlay in record["overlays"])  # type: ignore[attr-defined]
@@ -162,23 +182,59 @@ def test_the_same_command_again_does_nothing_twice(workshop: Workshop) -> None:
 def test_kill_9_at_random_moments_changes_nothing(workshop: Workshop, tmp_path: Path) -> None:
     (tmp_path / "calm").mkdir()
     undisturbed = Workshop(tmp_path / "calm")
-    undisturbed.run()
+    undisturbed.run("--set", "train.epochs=40")
     chance = random.Random(0)
-    for _ in range(10):
-        process = workshop.start()
-        time.sleep(chance.uniform(0.5, 4.0))
+    torn = 0
+    for number in range(10):
+        process = workshop.start("--set", "train.epochs=40")
+        if number % 2:
+            # Half of the kills fall anywhere, half surely amid the work.
+            _wait_for_news(workshop, process)
+        time.sleep(chance.uniform(0.0, 1.0) if number % 2 else chance.uniform(0.5, 4.0))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    workshop.run()
+        torn += any(workshop.out.glob("train/net/*/state.json")) and not workshop.trained
+    assert torn
+    workshop.run("--set", "train.epochs=40")
     (expected,), (record,) = undisturbed.records(), workshop.records()
     assert scores(record) == scores(expected)
     assert record["summary"] == expected["summary"]
     lines = [line for file in workshop.out.glob("squares/audited/*/images.jsonl") for line in file.open()]
     assert len(lines) == record["n_planned"]
     epochs = {note: count for note, count in workshop.noted().items() if note.startswith("epoch")}
-    assert set(epochs) <= {f"epoch {number}" for number in range(1, 9)}
+    assert set(epochs) <= {f"epoch {number}" for number in range(1, 41)}
     # A kill can fall between an epoch's state and its note, so a note may be missing but never doubled.
     assert max(epochs.values()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_kill_9_changes_nothing_of_a_real_run_of_sima(tmp_path: Path) -> None:
+    few = ["cp.epochs=4", "cp.crops_per_image=1", "attention.epochs=4", "attention.crops_per_image=1"]
+    command = [sys.executable, "-m", "crystalbench", "run", "--method", "sima", "--threads", "1", "--limit", "4"]
+    command += [argument for setting in few for argument in ("--set", f"train.{setting}")]
+    subprocess.run([*command, "--out", str(tmp_path / "calm")], check=True, capture_output=True)
+    chance = random.Random(0)
+    finished: dict[Path, bytes] = {}
+    for _ in range(10):
+        process = subprocess.Popen([*command, "--out", str(tmp_path / "runs")], stderr=subprocess.DEVNULL)
+        time.sleep(chance.uniform(5.0, 45.0))
+        process.kill()
+        process.wait()
+        finished |= {file: file.read_bytes() for file in (tmp_path / "runs").glob("train/*/*/training.json")}
+    subprocess.run([*command, "--out", str(tmp_path / "runs")], check=True, capture_output=True)
+    (expected,), (record,) = (
+        [json.loads(file.read_text()) for file in (tmp_path / run).glob("demo/sima/*/record.json")]
+        for run in ("calm", "runs")
+    )
+    assert record["status"] == "ok"
+    assert scores(record) == scores(expected)
+    checkpoints = [{n: t["checkpoint_sha256"] for n, t in r["trainings"].items()} for r in (expected, record)]
+    assert checkpoints[0] == checkpoints[1]
+    (lines,) = (tmp_path / "runs").glob("demo/sima/*/images.jsonl")
+    assert len(lines.read_text().splitlines()) == 4
+    assert finished
+    assert all(file.read_bytes() == before for file, before in finished.items())
 
 
 def test_a_failing_method_is_recorded_and_the_others_go_on(workshop: Workshop) -> None:
@@ -199,6 +255,13 @@ def test_a_worker_that_exits_is_recorded_as_crashed(workshop: Workshop) -> None:
     (record,) = workshop.records()
     assert record["status"] == "crashed"
     assert "exit status 7" in record["error"]["message"]  # type: ignore[index]
+
+
+def test_a_training_without_memory_is_recorded_as_such(workshop: Workshop) -> None:
+    workshop.adapter.write_text(AUDITED.replace("state = context", "raise MemoryError('no room'); state = context"))
+    workshop.run(status=1)
+    (record,) = workshop.records()
+    assert record["status"] == "oom"
 
 
 def test_retry_failed_runs_only_what_failed(workshop: Workshop) -> None:

@@ -39,7 +39,15 @@ def run_job(job: TrainJob | PredictJob, on_progress: Callable[[Progress], None])
     """Run ``job`` in a process of its own and wait; its output goes to ``log.txt`` in its folder."""
     write_atomic(job.folder / JOB_FILE, job.model_dump_json(indent=1).encode())
     (job.folder / ERROR_FILE).unlink(missing_ok=True)
-    command = [sys.executable, "-m", "crystalbench.experiment._worker", str(job.folder / JOB_FILE), str(os.getpid())]
+    # -P: what lies in the folder that the user stands in must not shadow a library.
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "crystalbench.experiment._worker",
+        str(job.folder / JOB_FILE),
+        str(os.getpid()),
+    ]
     with (job.folder / LOG_FILE).open("ab") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(job.threads)
@@ -71,7 +79,8 @@ def _outcome(folder: Path, code: int) -> Outcome:
     error = folder / ERROR_FILE
     if error.exists():
         failure = Failure.model_validate({"log_tail": tail} | _read_error(error))
-        return Outcome("oom" if "OutOfMemory" in failure.type else "failed", failure)
+        out_of_memory = failure.type == "MemoryError" or "OutOfMemory" in failure.type
+        return Outcome("oom" if out_of_memory else "failed", failure)
     how = f"signal {-code}" if code < 0 else f"exit status {code}"
     return Outcome("crashed", Failure(type="Crash", message=f"the worker ended with {how}", log_tail=tail))
 

@@ -29,6 +29,8 @@ from crystalbench.segmenter import Labels, Segmenter
 N_OVERLAYS = 3
 """How many of the first and how many of the worst images get an overlay."""
 
+_OF_PREDICTION = {"seconds", "stages", "details"}
+
 
 def predict(job: PredictJob, segmenter: Segmenter, dataset: Dataset, report: Callable[[int, int], None]) -> None:
     """Predict and score the images of ``job`` that have no result yet, then draw the overlays.
@@ -102,6 +104,7 @@ def _one(
         status="ok",
         group=sample.group,
         difficulty=difficulty_class(truth, class_px),
+        pixels_sha256=sample.pixel_hash,
         prediction_key=planned.prediction_key,
         score_key=planned.score_key,
     )
@@ -109,11 +112,11 @@ def _one(
         file = labels_file(folder, sample.name)
         assert file is not None
         scores = evaluate(truth, read_labels(file))
-        return before.model_copy(update={"scores": scores.to_row(), "score_key": planned.score_key})
+        return result.model_copy(update={**before.model_dump(include=_OF_PREDICTION), "scores": scores.to_row()})
     try:
-        labels, timing = _timed(segmenter, sample)
+        labels, measured = _timed(segmenter, sample)
         write_labels(folder / LABELS_FOLDER, sample.name, labels)
-        return result.model_copy(update={"scores": evaluate(truth, labels).to_row(), **timing})
+        return result.model_copy(update={"scores": evaluate(truth, labels).to_row(), **measured})
     except CrystalbenchError as error:
         message = str(error)
     except Exception as error:
@@ -124,12 +127,13 @@ def _one(
 
 def _timed(segmenter: Segmenter, sample: Sample) -> tuple[Labels, Mapping[str, Any]]:
     call = _prediction(segmenter, sample)
-    segmenter.stages = {}
+    segmenter.stages, segmenter.details = {}, {}
     with segmenter.stage("total"):
         labels = call()
     stages = dict(segmenter.stages)
     seconds = stages.pop("total")
-    return check_labels(labels, sample.label.shape), {"seconds": seconds, "stages": stages}
+    measured = {"seconds": seconds, "stages": stages, "details": dict(segmenter.details)}
+    return check_labels(labels, sample.label.shape), measured
 
 
 def _prediction(segmenter: Segmenter, sample: Sample) -> Callable[[], Labels]:

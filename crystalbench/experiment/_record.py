@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from crystalbench.evaluation import EVALUATOR_VERSION
 from crystalbench.segmenter import MethodInfo
 
 SCHEMA = 1
@@ -55,7 +56,8 @@ class TrainingRecord(_Part):
 class ImageRecord(_Part):
     """One image's result. ``scores`` are integers from which every score is recomputed.
 
-    ``class`` is the difficulty class, ``seconds`` the time of one prediction (host array in, labels out).
+    ``difficulty`` is the class, ``seconds`` the time of one prediction (host array in, labels out), ``details``
+    what the method tells of it; ``pixels_sha256`` is that of the decoded image and truth, whatever their files.
     """
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
@@ -68,6 +70,8 @@ class ImageRecord(_Part):
     scores: dict[str, Any] | None = None
     seconds: float | None = None
     stages: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    pixels_sha256: str = ""
     prediction_key: str = ""
     score_key: str = ""
 
@@ -87,6 +91,7 @@ class Record(_Part):
     """One experiment: method, parameters, data, split and seed, with scores and provenance."""
 
     schema_version: int = SCHEMA
+    evaluator_version: int = EVALUATOR_VERSION
     key: str
     method: str
     info: MethodInfo

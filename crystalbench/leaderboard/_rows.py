@@ -30,6 +30,8 @@ _FIELDS = {
 }
 _OTHER_MACHINES = "no latency: the seeds ran on different machines or numbers of threads"
 _Scored = tuple[int, list[ImageScores]]
+_ImageName = tuple[str, str, str]
+"""Data set, its content, image."""
 
 
 class Scores(BaseModel):
@@ -134,7 +136,9 @@ def rows(records: Iterable[Record]) -> list[Row]:
     list of Row
         Sorted by board; within one ranked rows by PQ, then rows without a rank, then controls.
     """
-    plain = [_row(group) for group in _groups(records)]
+    found = list(records)
+    pixels = _pixels(found)
+    plain = [_row(group, pixels) for group in _groups(found)]
     return sorted(_told_apart(_ranked(plain)), key=_order)
 
 
@@ -145,6 +149,20 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield from flatten(item, f"{prefix}{name}.")
         else:
             yield prefix + name, item
+
+
+def _pixels(records: Iterable[Record]) -> dict[_ImageName, set[str]]:
+    """Return the pixel hashes under which each image of each data set was met."""
+    found: defaultdict[_ImageName, set[str]] = defaultdict(set)
+    for record in records:
+        for image in record.images:
+            if image.pixels_sha256:
+                found[(*_content(record), image.image)].add(image.pixels_sha256)
+    return found
+
+
+def _content(record: Record) -> tuple[str, str]:
+    return record.dataset.name, record.dataset.identity_sha256
 
 
 def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
@@ -187,7 +205,7 @@ def _weights(record: Record) -> str | None:
     return next((origin for origin in origins if origin != "random"), "random" if origins else None)
 
 
-def _row(group: Sequence[Record]) -> Row:
+def _row(group: Sequence[Record], pixels: Mapping[_ImageName, set[str]]) -> Row:
     seeds, surplus = _newest_per_seed(group)
     newest = max(seeds, key=finished_at)
     worst = max(seeds, key=lambda record: _SEVERITY.index(record.status))
@@ -226,7 +244,7 @@ def _row(group: Sequence[Record]) -> Row:
         weights=_weights(newest),
         settings=newest.parameters,
         key=[record.key for record in seeds],
-        warnings=_warnings(seeds, surplus),
+        warnings=[*_other_pixels(newest, pixels), *_warnings(seeds, surplus)],
     )
 
 
@@ -252,6 +270,12 @@ def _warnings(seeds: Sequence[Record], surplus: Sequence[str]) -> list[str]:
     machines = [_OTHER_MACHINES] if len(_machines(seeds)) > 1 else []
     told = (warning for record in seeds for warning in record.warnings)
     return list(dict.fromkeys([*surplus, *machines, *told]))
+
+
+def _other_pixels(record: Record, pixels: Mapping[_ImageName, set[str]]) -> list[str]:
+    """Name images that a made set showed to others with other pixels: its identity is version and seed."""
+    names = [image.image for image in record.images if len(pixels.get((*_content(record), image.image), ())) > 1]
+    return [f"made with other pixels than in other records of this board: {', '.join(names)}"] if names else []
 
 
 def _machines(seeds: Sequence[Record]) -> set[tuple[str, int]]:
