@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from crystalbench.config import MethodConfig, Preset, Tree, read_yaml, validate
 from crystalbench.segmenter import Component, MethodInfo, Segmenter
 
 PACKAGE = "crystalbench.adapters"
+_logger = logging.getLogger("crystalbench")
 
 
 def _register_package() -> None:
@@ -172,7 +174,11 @@ def _all(adapters: Sequence[str]) -> Iterator[Method]:
         config = read_yaml(file, MethodConfig)
         yield Method(file.stem, config, f"{PACKAGE}.{config.method}", data_dir("adapters") / f"{config.method}.py")
     for point in entry_points(group=PACKAGE):
-        yield _from_entry_point(point)
+        try:
+            yield _from_entry_point(point)
+        except (ConfigurationError, ImportError) as error:
+            # Somebody else's package must not keep the other methods from running.
+            _logger.warning("the method %r of another package is left out: %s", point.name, error)
     for adapter in adapters:
         yield _from_file(adapter)
 
@@ -237,7 +243,11 @@ def _pick_class(module: ModuleType, name: str | None, file: Path) -> type[Segmen
 
 
 def _imported(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise ConfigurationError(f"{file}: cannot be read as Python: {error}") from error
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,25 @@ import pytest
 from crystalbench.data import write_image, write_labels
 
 SHARED = Path(os.environ.get("CRYSTALBENCH_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@dataclass
+class FitContext:
+    """The context of a training that nobody watches; it counts the steps."""
+
+    folder: Path
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 2
+    steps: int = 0
+
+    def report(self, step: int, total: int, **scalars: float) -> None:
+        self.steps = step
+
+    def initial_weights(self, origin: str) -> None: ...
+
+    def warn(self, message: str) -> None: ...
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,13 +3,12 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import FitContext
 
 from crystalbench import ConfigurationError, Sample, evaluate
 from crystalbench.config import PRESETS, Tree, merge
@@ -289,23 +288,6 @@ def test_absurd_estimates_are_bounded(factor: float, side: int, expected: float)
 # Trained
 
 
-@dataclass
-class Quiet:
-    """A context for trainings that nobody watches."""
-
-    folder: Path
-    checkpoints: Mapping[str, Path] = field(default_factory=dict)
-    seed: int = 0
-    device: str = "cpu"
-    threads: int = 2
-
-    def report(self, step: int, total: int, **scalars: float) -> None: ...
-
-    def initial_weights(self, origin: str) -> None: ...
-
-    def warn(self, message: str) -> None: ...
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 def test_true_attention_maps_are_at_least_as_good_as_predicted_ones(tmp_path: Path) -> None:
@@ -313,7 +295,7 @@ def test_true_attention_maps_are_at_least_as_good_as_predicted_ones(tmp_path: Pa
     method = find_method("sima")
     segmenter: Any = method.build(method.config.values("quick"))
     for component in ("cp", "attention"):
-        segmenter.fit(component, split.train, split.val, Quiet(tmp_path / component))
+        segmenter.fit(component, split.train, split.val, FitContext(tmp_path / component))
     segmenter.load({name: tmp_path / name / "checkpoint.safetensors" for name in ("cp", "attention")}, "cpu")
     quality = np.array([attention_quality(segmenter, sample) for sample in split.val])
     predicted, true = quality.mean(axis=0)

@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from conftest import FitContext
 
 from crystalbench.config import PRESETS, Preset, Tree
 from crystalbench.data import find_dataset
 from crystalbench.registry import find_method, find_methods
 
 ONE_STEP = {"epochs": 1, "batch_size": 1, "crops_per_image": 1, "warmup_epochs": 0}
-
-
-@dataclass
-class Watched:
-    """The context of a training that counts its steps."""
-
-    folder: Path
-    checkpoints: Mapping[str, Path] = field(default_factory=dict)
-    seed: int = 0
-    device: str = "cpu"
-    threads: int = 2
-    steps: int = 0
-
-    def report(self, step: int, total: int, **scalars: float) -> None:
-        self.steps = step
-
-    def initial_weights(self, origin: str) -> None: ...
-
-    def warn(self, message: str) -> None:
-        warnings.warn(message, stacklevel=2)
 
 
 def one_step(values: Tree) -> Tree:
@@ -47,7 +25,6 @@ def one_step(values: Tree) -> Tree:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", find_methods())
 def test_one_step_and_one_prediction(name: str, preset: Preset, tmp_path: Path) -> None:
@@ -57,7 +34,7 @@ def test_one_step_and_one_prediction(name: str, preset: Preset, tmp_path: Path) 
     checkpoints: dict[str, Path] = {}
     for component in segmenter.components:
         (tmp_path / component.name).mkdir()
-        context = Watched(tmp_path / component.name, dict(checkpoints))
+        context = FitContext(tmp_path / component.name, dict(checkpoints))
         segmenter.fit(component.name, [sample], [sample], context)
         assert context.steps == 1
         checkpoints[component.name] = context.folder / "checkpoint.safetensors"

@@ -112,17 +112,37 @@ def test_a_file_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
         _ = find_method("broken", [str(file)]).segmenter_class
 
 
-def test_entry_points_are_found(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    site = adapter.parent
+def install(site: Path, *entry_points: str) -> None:
     (site / "threshold_package-1.dist-info").mkdir()
     (site / "threshold_package-1.dist-info" / "METADATA").write_text("Name: threshold-package\nVersion: 1\n")
-    (site / "threshold_package-1.dist-info" / "entry_points.txt").write_text(
-        "[crystalbench.adapters]\nfrompackage = threshold:Threshold\n"
-    )
-    monkeypatch.syspath_prepend(str(site))
+    lines = "\n".join(["[crystalbench.adapters]", *entry_points])
+    (site / "threshold_package-1.dist-info" / "entry_points.txt").write_text(f"{lines}\n")
+
+
+def test_entry_points_are_found(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(adapter.parent, "frompackage = threshold:Threshold")
+    monkeypatch.syspath_prepend(str(adapter.parent))
     method = find_method("frompackage")
     assert method.info.title == "Threshold"
     assert method.preset("quick")["decode"] == {"level": 128}
+
+
+def test_broken_entry_points_are_named_and_left_out(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter.rename(adapter.with_name("oddities.py"))
+    (adapter.parent / "odd.yaml").write_text("methood: threshold\n")
+    install(adapter.parent, "absent = not_there.at_all:Method", "odd = oddities:Threshold")
+    monkeypatch.syspath_prepend(str(adapter.parent))
+    assert {"absent", "odd"}.isdisjoint(find_methods())
+    assert "'absent' of another package is left out" in caplog.text
+    assert "odd.yaml" in caplog.text
+
+
+def test_a_file_that_is_not_python_is_named(adapter: Path) -> None:
+    adapter.write_text("def broken(:\n")
+    with pytest.raises(ConfigurationError, match=r"threshold\.py: cannot be read as Python"):
+        _ = find_method("threshold", [str(adapter)]).libraries
 
 
 def test_the_sources_of_sima_hold_what_it_imports() -> None:
