@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from crystalbench._exceptions import ConfigurationError, DataError
 from crystalbench._files import write_atomic
 
-from . import _augmentation, _networks, _targets
+from . import _augmentation, _networks, _targets, _tiling
 from ._parameters import AttentionTrain, CpTrain, ScheduleTrain, SizeTrain
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class CpCrops(Crops):
         for sample, label in _with_crystals(samples):
             factor = _scale_to(label, parameters.diameter)
             label = _resize_labels(label, factor)
-            self.images.append(_resize_image(sample.image, label.shape))
+            self.images.append(_resize_image(sample.image, label))
             self.foregrounds.append((label > 0).astype(np.uint8))
             self.flows.append(_cached_flow(folder / f"{len(self.flows)}.npy", label, threads))
 
@@ -127,7 +127,7 @@ class AttentionCrops(Crops):
         self.labels: list[NDArray[np.int32]] = []
         for sample, label in _with_crystals(samples):
             self.labels.append(_resize_labels(label, parameters.input_size / max(label.shape)))
-            self.images.append(_resize_image(sample.image, self.labels[-1].shape))
+            self.images.append(_resize_image(sample.image, self.labels[-1]))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -171,9 +171,9 @@ def _resize_labels(label: NDArray[np.int32], factor: float) -> NDArray[np.int32]
     return np.asarray(resized).astype(np.int32)
 
 
-def _resize_image(image: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    method = cv2.INTER_AREA if shape[0] < image.shape[0] else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, shape[1::-1], interpolation=method))
+def _resize_image(image: NDArray[np.uint8], label: NDArray[np.int32]) -> NDArray[np.uint8]:
+    height, width = label.shape
+    return _tiling.resize(image, height, width, cv2.INTER_AREA)
 
 
 def _cached_flow(path: Path, label: NDArray[np.int32], threads: int) -> NDArray[np.float32]:

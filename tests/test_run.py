@@ -316,24 +316,34 @@ def test_a_new_prediction_is_drawn_again(workshop: Workshop) -> None:
     assert before.read_bytes() != drawn
 
 
+def predict_job(data: Path, folder: Path, evaluator: str = "old") -> PredictJob:
+    names = [sample.name for sample in open_dataset(data).samples]
+    images = [PlannedImage(image=name, prediction_key="same", score_key=f"{name} {evaluator}") for name in names]
+    return PredictJob(
+        method="truth", adapters=(), values=find_method("truth").preset("quick"), dataset=data, seed=0, device="cpu",
+        threads=1, checkpoints={}, folder=folder, images=tuple(images),
+    )  # fmt: skip
+
+
+def test_labels_that_cannot_be_written_end_the_job_and_are_no_fault_of_the_method(
+    squares: Path, tmp_path: Path
+) -> None:
+    job = predict_job(squares, tmp_path / "run")
+    job.folder.mkdir()
+    (job.folder / "labels").write_text("where the folder should be")
+    with pytest.raises(OSError, match="labels"):
+        predict(job, find_method("truth").build(job.values), open_dataset(squares), lambda *_: None)
+    assert read_images(job.folder) == []
+
+
 def test_a_new_evaluator_scores_again_without_predicting(squares: Path, tmp_path: Path) -> None:
     dataset = open_dataset(squares)
-    method = find_method("truth")
-    values = method.preset("quick")
-    names = [sample.name for sample in dataset.samples]
-
-    def job(version: str) -> PredictJob:
-        images = tuple(PlannedImage(image=name, prediction_key="same", score_key=f"{name} {version}") for name in names)
-        return PredictJob(
-            method="truth", adapters=(), values=values, dataset=squares, seed=0, device="cpu", threads=1,
-            checkpoints={}, folder=tmp_path / "run", images=images,
-        )  # fmt: skip
-
-    predict(job("old"), method.build(values), dataset, lambda *_: None)
+    old, new = (predict_job(squares, tmp_path / "run", evaluator) for evaluator in ("old", "new"))
+    predict(old, find_method("truth").build(old.values), dataset, lambda *_: None)
     before = read_images(tmp_path / "run")
-    predict(job("new"), find_method("empty").build(values), dataset, lambda *_: None)
+    predict(new, find_method("empty").build(new.values), dataset, lambda *_: None)
     newest = {record.image: record for record in read_images(tmp_path / "run")}
-    assert {record.score_key for record in newest.values()} == {f"{name} new" for name in names}
+    assert {record.score_key for record in newest.values()} == {planned.score_key for planned in new.images}
     for record in before:
         assert newest[record.image].seconds == record.seconds
         assert newest[record.image].scores == record.scores

@@ -115,14 +115,14 @@ def _one(
         return result.model_copy(update={**before.model_dump(include=_OF_PREDICTION), "scores": scores.to_row()})
     try:
         labels, measured = _timed(segmenter, sample)
-        write_labels(folder / LABELS_FOLDER, sample.name, labels)
-        return result.model_copy(update={"scores": evaluate(truth, labels).to_row(), **measured})
     except CrystalbenchError as error:
-        message = str(error)
+        return result.model_copy(update={"status": "failed", "error": str(error)})
     except Exception as error:
         traceback.print_exc()
-        message = f"{type(error).__name__}: {error}"
-    return result.model_copy(update={"status": "failed", "error": message})
+        return result.model_copy(update={"status": "failed", "error": f"{type(error).__name__}: {error}"})
+    # Outside of the try: a full disk is no fault of the method, and ends the job.
+    write_labels(folder / LABELS_FOLDER, sample.name, labels)
+    return result.model_copy(update={"scores": evaluate(truth, labels).to_row(), **measured})
 
 
 def _timed(segmenter: Segmenter, sample: Sample) -> tuple[Labels, Mapping[str, Any]]:
