@@ -155,7 +155,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.retry:
         experiments = [experiment for experiment in experiments if _has_failed(experiment)]
     if options.dry_run:
-        _print_plan(experiments)
+        _print_plan(experiments, options.retrain)
         return OK
     records = Run(experiments, say, retrain=options.retrain)()
     _print_results(experiments, records)
@@ -201,12 +201,12 @@ def _has_failed(experiment: Experiment) -> bool:
     return record is not None and record.status != "ok"
 
 
-def _print_plan(experiments: Sequence[Experiment]) -> None:
+def _print_plan(experiments: Sequence[Experiment], retrain: bool) -> None:
     trained: set[str] = set()
     for experiment in experiments:
         for name, training in experiment.trainings.items():
             if training.key not in trained:
-                state = "done" if training.is_done else "to do"
+                state = "done" if training.is_done and not retrain else "to do"
                 print(f"train {name:12} {state:6} {training.folder}")
             trained.add(training.key)
         print(f"test  {experiment.method.name:20} {len(experiment.samples)} images -> {experiment.folder}")

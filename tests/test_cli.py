@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -86,9 +87,14 @@ def test_dry_run_says_what_would_be_done_and_does_nothing(
     run = ["run", "--method", "voronoi", "--method", "truth", "--data", str(squares), "--out", str(out), "--dry-run"]
     assert main(run) == 0
     printed = capsys.readouterr().out
-    assert "train count" in printed
+    assert re.search("train count +to do", printed)
     assert "test  truth" in printed
     assert not out.exists()
+    assert main(run[:-1]) == 0
+    for flags, state in (([], "done"), (["--retrain"], "to do")):
+        capsys.readouterr()
+        main([*run, *flags])
+        assert re.search(f"train count +{state}", capsys.readouterr().out)
 
 
 def test_train_data_trains_on_one_set_and_tests_on_all_of_another(

@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 import platformdirs
-import psutil
 import yaml
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
+from crystalbench import _devices
 from crystalbench._exceptions import DataError, UnknownNameError
 from crystalbench._files import write_atomic
 from crystalbench._paths import data_dir
@@ -177,7 +177,7 @@ def _make_images(folder: Path, recipe: Recipe, count: int, report: Callable[[int
 
 
 def _each(make: Callable[[int], None], indices: Sequence[int]) -> Iterator[None]:
-    workers = min(psutil.cpu_count() or 1, len(indices) // _IMAGES_A_WORKER)
+    workers = min(_devices.cores(), len(indices) // _IMAGES_A_WORKER)
     if workers < 2:
         yield from map(make, indices)
         return
