@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from crystalbench import _devices
+from crystalbench._console import screen
+from crystalbench._exceptions import ConfigurationError
 from crystalbench.registry import Method, find_methods
 
 _TIMEOUT_S = 300
@@ -29,7 +31,7 @@ class Library:
 
 def examine(adapters: Sequence[str]) -> bool:
     """Print a line for each library and each method; return whether every method can run."""
-    console = Console()
+    console = screen()
     methods = find_methods(adapters)
     with Console(stderr=True).status("importing every library, each in a process of its own"):
         libraries = _import_all({name for method in methods.values() for name in method.libraries})
@@ -65,22 +67,28 @@ def _import_one(name: str) -> Library:
 def _lacks(method: Method, libraries: dict[str, Library]) -> str:
     missing = [name for name in method.libraries if libraries[name].error]
     if missing:
-        remedy = f"; install with: pip install 'crystalbench[{method.info.extra}]'" if method.info.extra else ""
+        # From the YAML alone: to ask the class would be to import what is missing.
+        extra = method.written.info.get("extra")
+        remedy = f"; install with: pip install 'crystalbench[{extra}]'" if extra else ""
         return f"lacks {', '.join(missing)}{remedy}"
-    if method.info.needs_gpu and _devices.resolve_device("auto") == "cpu":
+    try:
+        info = method.segmenter_class.info
+    except ConfigurationError as error:
+        return str(error)
+    if info.needs_gpu and _devices.resolve_device("auto") == "cpu":
         return "needs a GPU"
     return ""
 
 
 def _library_table(libraries: Iterable[Library]) -> Table:
-    table = Table("library", "version", "imports")
+    table = Table("library", "version", Column("imports", overflow="fold"))
     for library in libraries:
         table.add_row(library.name, library.version, Text(library.error or "yes"))
     return table
 
 
 def _method_table(methods: dict[str, Method], lacking: dict[str, str]) -> Table:
-    table = Table("method", "ready", "libraries")
+    table = Table(Column("method", no_wrap=True), Column("ready", overflow="fold"), "libraries")
     for name, method in methods.items():
         table.add_row(name, Text(lacking[name] or "yes"), ", ".join(method.libraries))
     return table

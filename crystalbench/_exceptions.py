@@ -34,13 +34,15 @@ class UnknownNameError(ConfigurationError):
         What was given.
     known
         What exists; the nearest of these is suggested.
+    note
+        What else there is to know, said before the suggestion.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], note: str = "") -> None:
         known = sorted(known)
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known) or 'none'}"
-        super().__init__(f"unknown {kind} {name!r}; {hint}")
+        super().__init__("; ".join(part for part in (f"unknown {kind} {name!r}", note, hint) if part))
 
 
 class DataError(CrystalbenchError):

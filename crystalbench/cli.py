@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from crystalbench.experiment import Experiment, Record, Request
 
 OK, SOME_FAILED, WRONG_CALL = 0, 1, 2
+_WRONG_PATH = (IsADirectoryError, NotADirectoryError, PermissionError, FileExistsError)
+_DISK_FAILS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,11 +42,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
-        print(f"crystalbench: {error}; what is finished is kept, run the same command again", file=sys.stderr)
-        return SOME_FAILED
+        again = verb in (_run, _data_make, _data_import) and error.errno in _DISK_FAILS
+        advice = "; what is finished is kept, run the same command again" if again else ""
+        print(f"crystalbench: {_reason(error)}{advice}", file=sys.stderr)
+        return WRONG_CALL if isinstance(error, _WRONG_PATH) else SOME_FAILED
     except KeyboardInterrupt:
         print("crystalbench: interrupted; the same command goes on from here", file=sys.stderr)
         return SOME_FAILED
+
+
+def _reason(error: OSError) -> str:
+    # Files are written beside their place and renamed; the second name is then the one that the user knows.
+    file = error.filename2 or error.filename
+    return f"{file}: {error.strerror}" if file and error.strerror else str(error)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -87,7 +98,8 @@ def _add_run(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
     add("--threads", type=_positive, metavar="T", help="CPU threads a job; part of its identity (all cores)")
     add("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE",
-        help="such as train.lr=0.01; with several methods sima.train.cp.lr=0.01")  # fmt: skip
+        help="such as train.lr=0.01 or 'infer.resize_factors=[input,0.25,0.5,1]'; "
+        "with several methods sima.train.cp.lr=0.01")  # fmt: skip
     add("--limit", type=_positive, metavar="N", help="test N images only; marked partial")
     add("--dry-run", action="store_true", help="say what would be done")
     add("--retry", choices=("failed",), help="only the experiments that failed before")
@@ -125,7 +137,8 @@ def _add_data(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     importer.add_argument("source", type=Path, metavar="SRC")
     importer.add_argument("target", type=Path, metavar="DST")
     importer.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE",
-        help="an option of the importer, such as boundary=light, min_area=9, connected=true")  # fmt: skip
+        help="an option of the importer; boundaries: boundary=light, threshold=128, min_area=9; "
+        "colours: 'background=[255,255,255]', connected=true")  # fmt: skip
     verify = kinds.add_parser("verify", help="name every bad file and every leak between splits")
     verify.set_defaults(verb=_data_verify)
     verify.add_argument("folder", metavar="DIR")
@@ -165,7 +178,10 @@ def _run(options: argparse.Namespace) -> int:
 def _request(options: argparse.Namespace, console: Console) -> Request:
     from crystalbench import _devices
     from crystalbench.experiment import Request
+    from crystalbench.registry import choose_methods
 
+    # Before a data set is made or read through, which can take minutes.
+    choose_methods(options.method, options.adapter)
     return Request(
         methods=tuple(dict.fromkeys(options.method)),
         dataset=_usable(options.data, console),
@@ -183,15 +199,15 @@ def _request(options: argparse.Namespace, console: Console) -> Request:
 
 def _usable(data: str, console: Console) -> Dataset:
     """Open a data set; one that people made is read through first, so that bad files are named at once."""
-    from crystalbench.data import check_files
+    from crystalbench.data import check_files, find_folder, open_dataset
 
-    dataset = _open(data, console)
-    if not dataset.is_made:
-        with _counter(console, f"check {dataset.name}") as report:
-            problems = check_files(dataset.root, report)
-        for problem in problems:
-            console.print(str(problem), markup=False, highlight=False, soft_wrap=True)
-    return dataset
+    with _counter(console, f"make {data}") as report:
+        folder = find_folder(data, report)
+    with _counter(console, f"check {folder.name}") as report:
+        problems = check_files(folder, report)
+    for problem in problems:
+        console.print(str(problem), markup=False, highlight=False, soft_wrap=True)
+    return open_dataset(folder)
 
 
 def _has_failed(experiment: Experiment) -> bool:
@@ -223,7 +239,8 @@ def _print_results(experiments: Sequence[Experiment], records: Sequence[Record])
         if record.overlays:
             print(f"overlays of {record.method}: {experiment.folder / 'overlays'}")
         if record.error:
-            print(f"{record.method} {record.status}: see {experiment.folder / 'log.txt'}", file=sys.stderr)
+            failed = next((job for job in experiment.trainings.values() if not job.is_done), experiment)
+            print(f"{record.method} {record.status}: see {failed.folder / 'log.txt'}", file=sys.stderr)
             print(record.error.log_tail, file=sys.stderr)
 
 
@@ -301,17 +318,20 @@ def _described(facts: Mapping[str, object]) -> str:
 
 
 def _methods(options: argparse.Namespace) -> int:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
+    from crystalbench._console import screen
     from crystalbench.registry import find_methods
 
     infos = [method.info for method in find_methods(options.adapter).values()]
     if options.json:
         _print_json([info.model_dump(mode="json") for info in infos])
         return OK
-    table = Table("method", "title", "parameters", "input", "extra", "licence")
+    # Names are typed: what is short of room is folded, and they are not.
+    method, extra = Column("method", no_wrap=True), Column("extra", no_wrap=True)
+    title, licence = Column("title", overflow="fold"), Column("licence", overflow="fold")
+    table = Table(method, title, "parameters", "input", extra, licence)
     for info in infos:
         control = " (control)" if info.control else ""
         size = f"{info.input_size} px" if info.input_size else "-"
@@ -324,7 +344,7 @@ def _methods(options: argparse.Namespace) -> int:
             info.licence,
         )
         table.add_row(*map(Text, cells))
-    Console().print(table)
+    screen().print(table)
     return OK
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,17 +17,27 @@ PRESETS: tuple[Preset, ...] = get_args(Preset)
 Tree = dict[str, Any]
 _Model = TypeVar("_Model", bound=BaseModel)
 
+_LIST_HINT = "write a list as [a, b]"
+_LIST_ERRORS = frozenset({"list_type", "tuple_type"})
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ParameterSet(_Strict):
-    """Values of the three parts of a method's parameters; ``train`` by component."""
+    """Values of the three parts of a method's parameters; ``train`` by component.
 
-    train: dict[str, Tree] = {}
+    With one component its name may be left out, until :meth:`by_component` puts it in.
+    """
+
+    train: Tree = {}
     infer: Tree = {}
     decode: Tree = {}
+
+    def by_component(self, components: Sequence[str]) -> Self:
+        """Return these values with the name of the only component put in where it was left out."""
+        return self.model_copy(update={"train": _by_component(self.train, components)})
 
 
 class MethodConfig(ParameterSet):
@@ -42,6 +52,12 @@ class MethodConfig(ParameterSet):
     info: Tree = {}
     presets: dict[Preset, ParameterSet] = {}
     search: ParameterSet = ParameterSet()
+
+    def by_component(self, components: Sequence[str]) -> Self:
+        """Return these settings with the name of the only component put in, in presets and search too."""
+        presets = {name: preset.by_component(components) for name, preset in self.presets.items()}
+        search = self.search.by_component(components)
+        return super().by_component(components).model_copy(update={"presets": presets, "search": search})
 
     def values(self, preset: Preset) -> Tree:
         """Return the plain values of ``preset`` as ``{"train": ..., "infer": ..., "decode": ...}``."""
@@ -117,9 +133,23 @@ def parse_options(settings: Sequence[str]) -> Tree:
     Raises
     ------
     ConfigurationError
-        For text that is not ``KEY=VALUE``.
+        For text that is not ``KEY=VALUE``, or a list without its brackets.
     """
-    return dict(_pairs(settings))
+    options = dict(_pairs(settings))
+    for key, value in options.items():
+        # No option is a text with a comma.
+        if isinstance(value, str) and "," in value:
+            raise ConfigurationError(f"--set {key}={value}: {_LIST_HINT}")
+    return options
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested mappings as (dotted name, value)."""
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            yield from flatten(item, f"{prefix}{name}.")
+        else:
+            yield prefix + name, item
 
 
 def override(values: Tree, settings: Sequence[tuple[list[str], Any]], components: Sequence[str]) -> Tree:
@@ -128,19 +158,19 @@ def override(values: Tree, settings: Sequence[tuple[list[str], Any]], components
     Raises
     ------
     UnknownNameError
-        For a part that is not train, infer or decode, or a component that the method does not have.
+        For a part that is not train, infer or decode.
+    ConfigurationError
+        For a part without one of its parameters.
     """
     for path, value in settings:
         part, *rest = path
         if part not in ParameterSet.model_fields:
             raise UnknownNameError("part of the parameters", part, ParameterSet.model_fields)
-        if part == "train":
-            rest = _with_component(rest, components)
         if not rest:
             raise ConfigurationError(f"--set {'.'.join(path)}: name one parameter of {part}")
-        for key in reversed([part, *rest]):
+        for key in reversed(rest):
             value = {key: value}
-        values = merge(values, value)
+        values = merge(values, {part: _by_component(value, components) if part == "train" else value})
     return values
 
 
@@ -169,20 +199,22 @@ def _owner(path: list[str], methods: Sequence[str]) -> tuple[str, list[str]]:
     raise UnknownNameError("method or part in --set", path[0], known)
 
 
-def _with_component(path: list[str], components: Sequence[str]) -> list[str]:
-    if path and path[0] in components:
-        return path
-    if len(components) == 1:
-        return [components[0], *path]
-    raise UnknownNameError("component", path[0] if path else "", components)
+def _by_component(train: Tree, components: Sequence[str]) -> Tree:
+    if len(components) == 1 and train and components[0] not in train:
+        return {components[0]: train}
+    return train
 
 
 def _readable(error: ValidationError, model: type[BaseModel], where: str) -> ConfigurationError:
     first = error.errors()[0]
-    path = ".".join(str(part) for part in first["loc"]) or "the file"
+    path = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return UnknownNameError(f"key in {where}:", path, _known_keys(model, first["loc"]))
-    return ConfigurationError(f"{where}: {path}: {first['msg']} (given: {first['input']!r})")
+    # A validator of the whole model has no path: its message says which keys it means.
+    place = f"{where}: {path}" if path else where
+    reason = first["msg"].removeprefix("Value error, ")
+    hint = f"; {_LIST_HINT}" if first["type"] in _LIST_ERRORS else ""
+    return ConfigurationError(f"{place}: {reason} (given: {first['input']!r}){hint}")
 
 
 def _known_keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

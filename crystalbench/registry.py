@@ -11,20 +11,22 @@ import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from crystalbench._exceptions import ConfigurationError, UnknownNameError
+from crystalbench._exceptions import ConfigurationError, CrystalbenchError, UnknownNameError
 from crystalbench._paths import data_dir
 from crystalbench.config import MethodConfig, Preset, Tree, read_yaml, validate
-from crystalbench.segmenter import Component, MethodInfo, Segmenter
+from crystalbench.segmenter import Component, MethodInfo, Parameters, Segmenter
 
 PACKAGE = "crystalbench.adapters"
+_FILE_MODULE = "crystalbench_adapter_"
 _logger = logging.getLogger("crystalbench")
 
 
@@ -44,18 +46,23 @@ _register_package()
 
 @dataclass(frozen=True)
 class Method:
-    """A method that was found: its settings and where its code lies. Nothing of it is imported yet."""
+    """A method that was found: its settings as ``written`` and where its code lies. Nothing of it is imported yet."""
 
     name: str
-    config: MethodConfig
+    written: MethodConfig
     module: str
     file: Path
 
     @cached_property
+    def config(self) -> MethodConfig:
+        """The settings with ``train`` by component throughout. Imports the adapter, which knows the components."""
+        return self.written.by_component(list(self.components))
+
+    @cached_property
     def info(self) -> MethodInfo:
         """What the method is, from its YAML; for a file without one, from its class."""
-        if self.config.info:
-            values = {"name": self.name, **self.config.info}
+        if self.written.info:
+            values = {"name": self.name, **self.written.info}
             return validate(MethodInfo, values, f"info of method {self.name}")
         declared = getattr(self._raw_class, "info", None)
         if declared is None:
@@ -69,7 +76,7 @@ class Method:
         Raises
         ------
         ConfigurationError
-            Where the file cannot be imported or has no such class.
+            Where the file cannot be imported, has no such class, or the class does not declare what it must.
         """
         return type(self._raw_class.__name__, (self._raw_class,), {"info": self.info})
 
@@ -79,7 +86,10 @@ class Method:
             module = _import(self.module, self.file)
         except Exception as error:
             raise ConfigurationError(f"{self.file}: cannot be imported: {type(error).__name__}: {error}") from error
-        return _pick_class(module, self.config.class_name, self.file)
+        cls = _pick_class(module, self.written.class_name, self.file)
+        if slip := next(_slips(cls), None):
+            raise ConfigurationError(f"{self.file}: {cls.__name__}: {slip}")
+        return cls
 
     @property
     def components(self) -> dict[str, Component]:
@@ -100,7 +110,13 @@ class Method:
         return {"train": train, "infer": infer, "decode": segmenter.decode_parameters.model_dump(mode="json")}
 
     def build(self, values: Tree) -> Segmenter:
-        """Build the segmenter from plain parameter values ``{"train", "infer", "decode"}``."""
+        """Build the segmenter from plain parameter values ``{"train", "infer", "decode"}``.
+
+        Raises
+        ------
+        ConfigurationError
+            As :meth:`parameters`, and where the class has an ``__init__`` of another form.
+        """
         cls = self.segmenter_class
         for component in values["train"]:
             if component not in self.components:
@@ -111,7 +127,21 @@ class Method:
         }
         infer = validate(cls.Infer, values["infer"], f"{self.name}: infer")
         decode = validate(cls.Decode, values["decode"], f"{self.name}: decode")
-        return cls(train=train, infer=infer, decode=decode)
+        try:
+            segmenter = cls(train=train, infer=infer, decode=decode)
+        except CrystalbenchError:
+            raise
+        except Exception as error:
+            raise ConfigurationError(
+                f"{self.file}: {cls.__name__} cannot be built: {type(error).__name__}: {error} "
+                "(an __init__ takes train, infer and decode by keyword and hands them to super().__init__)"
+            ) from error
+        if not hasattr(segmenter, "decode_parameters"):
+            raise ConfigurationError(
+                f"{self.file}: {cls.__name__}.__init__ must call "
+                "super().__init__(train=train, infer=infer, decode=decode)"
+            )
+        return segmenter
 
     def preset(self, preset: Preset) -> Tree:
         """Return the complete, validated values of a preset."""
@@ -165,8 +195,31 @@ def find_method(name: str, adapters: Sequence[str] = ()) -> Method:
     """
     methods = find_methods(adapters)
     if name not in methods:
-        raise UnknownNameError("method", name, methods)
+        raise _unknown_method(name, methods)
     return methods[name]
+
+
+def choose_methods(names: Sequence[str], adapters: Sequence[str] = ()) -> dict[str, Method]:
+    """Return the methods called ``names``, in this order; every method where ``all`` is among them.
+
+    Raises
+    ------
+    UnknownNameError
+        As :func:`find_method`.
+    """
+    methods = find_methods(adapters)
+    if "all" in names:
+        return methods
+    for name in names:
+        if name not in methods:
+            raise _unknown_method(name, methods, "all")
+    return {name: methods[name] for name in names}
+
+
+def _unknown_method(name: str, methods: Mapping[str, Method], *others: str) -> UnknownNameError:
+    files = [method for method in methods.values() if method.module.startswith(_FILE_MODULE)]
+    note = "; ".join(f"the file {method.file.name} is called {method.name!r}" for method in files)
+    return UnknownNameError("method", name, [*methods, *others], note)
 
 
 def _all(adapters: Sequence[str]) -> Iterator[Method]:
@@ -197,7 +250,7 @@ def _from_file(adapter: str) -> Method:
     file = Path(path).resolve()
     if not file.is_file():
         raise ConfigurationError(f"--adapter {adapter}: {file} does not exist")
-    return _with_yaml_beside(file.stem, f"crystalbench_adapter_{file.stem}", file, class_name or None)
+    return _with_yaml_beside(file.stem, f"{_FILE_MODULE}{file.stem}", file, class_name or None)
 
 
 def _with_yaml_beside(name: str, module: str, file: Path, class_name: str | None) -> Method:
@@ -209,7 +262,7 @@ def _with_yaml_beside(name: str, module: str, file: Path, class_name: str | None
 
 
 def _import(name: str, file: Path) -> ModuleType:
-    if not name.startswith("crystalbench_adapter_"):
+    if not name.startswith(_FILE_MODULE):
         return importlib.import_module(name)
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, file)
@@ -240,6 +293,32 @@ def _pick_class(module: ModuleType, name: str | None, file: Path) -> type[Segmen
     if name not in classes:
         raise UnknownNameError(f"class in {file}", name, classes)
     return classes[name]
+
+
+def _slips(cls: Any) -> Iterator[str]:
+    """Yield what an author's class declares otherwise than :class:`Segmenter` says."""
+    if not isinstance(getattr(cls, "info", None), MethodInfo | None):
+        yield "info must be a MethodInfo(...)"
+    for name in ("Infer", "Decode"):
+        if not _is_model(getattr(cls, name)):
+            yield f"{name} must be a subclass of Parameters"
+    if not isinstance(cls.components, tuple | list):
+        yield "components must be a tuple: with one component (Component(...),), with a comma"
+        return
+    before: set[str] = set()
+    for component in cls.components:
+        if not isinstance(component, Component):
+            yield f"components must hold Component(...) alone, not {component!r}"
+            return
+        if not _is_model(component.parameters):
+            yield f"the parameters of component {component.name!r} must be a subclass of Parameters"
+        for required in set(component.requires) - before:
+            yield f"component {component.name!r} requires {required!r}, which must be a component before it"
+        before.add(component.name)
+
+
+def _is_model(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Parameters)
 
 
 def _imported(file: Path) -> Iterator[str]:

@@ -80,7 +80,10 @@ class Context(Protocol):
         """Say that ``step`` of ``total`` steps are done; ``scalars`` (losses, rates) are logged."""
 
     def initial_weights(self, origin: str) -> None:
-        """Say where the weights started: random, imagenet, ade20k, coco or ``file:<sha12>``."""
+        """Say where the weights started: random, imagenet, ade20k, coco or ``file:<sha12>``.
+
+        What trains no network need not say anything.
+        """
 
     def warn(self, message: str) -> None:
         """Put a warning into the log and into every record that uses this training."""

@@ -3,9 +3,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import model_validator
 
-from crystalbench import ConfigurationError, UnknownNameError
-from crystalbench.config import MethodConfig, merge, override, parse_settings, read_yaml
+from crystalbench import ConfigurationError, Parameters, UnknownNameError
+from crystalbench.config import MethodConfig, merge, override, parse_options, parse_settings, read_yaml, validate
 
 
 def test_merge_goes_into_mappings_and_replaces_lists() -> None:
@@ -34,22 +35,59 @@ def test_a_preset_lies_over_the_base_values(tmp_path: Path) -> None:
     assert config.values("paper")["train"] == {"net": {"lr": 1, "epochs": 2}}
 
 
-@pytest.mark.parametrize(
-    ("setting", "path"),
-    [("train.lr=0.01", ["train", "net", "lr"]), ("train.net.lr=0.01", ["train", "net", "lr"])],
-)
-def test_with_one_component_its_name_may_be_left_out(setting: str, path: list[str]) -> None:
+@pytest.mark.parametrize("setting", ["train.lr=0.01", "train.net.lr=0.01"])
+def test_with_one_component_its_name_may_be_left_out(setting: str) -> None:
     settings = parse_settings([setting], ["mine"])["mine"]
-    values = override({"train": {}, "infer": {}, "decode": {}}, settings, ["net"])
-    for key in path:
-        values = values[key]
-    assert values == 0.01
+    values = override({"train": {"net": {"epochs": 2}}, "infer": {}, "decode": {}}, settings, ["net"])
+    assert values["train"] == {"net": {"epochs": 2, "lr": 0.01}}
 
 
-def test_with_several_components_the_name_is_needed() -> None:
-    settings = parse_settings(["train.lr=0.01"], ["sima"])["sima"]
-    with pytest.raises(UnknownNameError, match="unknown component 'lr'"):
-        override({}, settings, ["cp", "attention"])
+def test_in_yaml_too_the_name_of_the_only_component_may_be_left_out(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "method: mine\ntrain: {net: {lr: 1, epochs: 2}}\npresets: {quick: {train: {lr: 3}}, standard: {}}\n"
+        "search: {train: {lr: [1, 2]}}\n"
+    )
+    config = read_yaml(file, MethodConfig).by_component(["net"])
+    assert config.values("quick")["train"] == {"net": {"lr": 3, "epochs": 2}}
+    assert config.values("standard")["train"] == {"net": {"lr": 1, "epochs": 2}}
+    assert config.search.train == {"net": {"lr": [1, 2]}}
+
+
+def test_a_part_alone_is_no_parameter() -> None:
+    settings = parse_settings(["train=3"], ["mine"])["mine"]
+    with pytest.raises(ConfigurationError, match="--set train: name one parameter of train"):
+        override({}, settings, ["net"])
+
+
+def test_a_value_that_is_no_list_says_how_to_write_one() -> None:
+    class Scales(Parameters):
+        scales: tuple[float, ...] = (1.0,)
+
+    with pytest.raises(
+        ConfigurationError, match=r"mine: infer: scales: .* \(given: '0\.5,1'\); write a list as \[a, b\]"
+    ):
+        validate(Scales, {"scales": "0.5,1"}, "mine: infer")
+    with pytest.raises(ConfigurationError, match=r"--set background=255,0,0: write a list as \[a, b\]"):
+        parse_options(["connected=true", "background=255,0,0"])
+    assert parse_options(["background=[255,0,0]"]) == {"background": [255, 0, 0]}
+
+
+def test_an_error_of_the_whole_model_stands_as_its_author_wrote_it() -> None:
+    class Range(Parameters):
+        low: int = 0
+        high: int = 1
+
+        @model_validator(mode="after")
+        def _ordered(self) -> Range:
+            if self.low > self.high:
+                raise ValueError(f"low ({self.low}) is over high ({self.high})")
+            return self
+
+    with pytest.raises(
+        ConfigurationError, match=r"^mine: decode: low \(3\) is over high \(1\) \(given: \{'low': 3\}\)$"
+    ):
+        validate(Range, {"low": 3}, "mine: decode")
 
 
 def test_with_several_methods_the_method_is_needed() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import imagecodecs
@@ -15,11 +17,11 @@ from conftest import SHARED
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from crystalbench._exceptions import ConfigurationError, DataError, LabelError, SplitError, UnknownNameError
 from crystalbench.data._classes import compact, crystal_lengths, difficulty_class
-from crystalbench.data._contact_sheet import contact_sheet, describe
+from crystalbench.data._contact_sheet import _shortened, _window, contact_sheet, describe
 from crystalbench.data._dataset import open_dataset, safe_name
 from crystalbench.data._images import (
     conversion,
@@ -30,7 +32,8 @@ from crystalbench.data._images import (
     write_image,
     write_labels,
 )
-from crystalbench.data._splits import SUBSETS, read_split, stratified_split, write_split
+from crystalbench.data._pictures import plain
+from crystalbench.data._splits import SUBSETS, SplitFile, read_split, stratified_split, write_split
 
 DATA = SHARED / "data"
 needs_shared = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not in {DATA}")
@@ -40,7 +43,7 @@ def noise(*shape: int, top: int = 256, seed: int = 0) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(0, top, shape)
 
 
-def make_folder(root: Path, names: str = "abcdef", size: int = 24) -> Path:
+def make_folder(root: Path, names: Iterable[str] = "abcdef", size: int = 24) -> Path:
     (root / "images").mkdir(parents=True)
     for seed, name in enumerate(names):
         write_image(root / "images" / f"{name}.png", noise(size, size, 3, seed=seed).astype(np.uint8))
@@ -332,12 +335,37 @@ class TestOpenDataset:
             ("image,um_per_px\na.png,wide\n", "um_per_px"),
             ("file\na.png\n", "header"),
             ("image\n", "lists no image"),
+            ("", "header"),
+            ("image,group\n,g\n", "line 2 names no image"),
+            ("image,group\na.png,g\nb.png,top, left\n", r"manifest\.csv, line 3 has 3 cells, but the header has 2"),
+            ("image,group\na.png\n\nb.png\n", "line 2 has 1 cells, line 4 has 1 cells"),
+            ("image,um_per_px\na.png,0,5\n", "line 2 has 3 cells"),
+            ("Image, image\na.png,a.png\n", "2 columns image"),
+            ("image\n" + "a" * 200_000, r"manifest\.csv is no CSV"),
         ],
     )
     def test_manifests_that_are_wrong(self, tmp_path: Path, manifest: str, said: str) -> None:
         root = make_folder(tmp_path / "x", "ab")
         (root / "manifest.csv").write_text(manifest)
         with pytest.raises(DataError, match=said):
+            open_dataset(root)
+
+    @pytest.mark.parametrize("mark", ["", "\ufeff"])
+    @pytest.mark.parametrize("header", ["image, label, group , um_per_px", "Image,LABEL,Group,Um_per_px"])
+    def test_blanks_and_capitals_in_a_manifest_lose_no_column(self, tmp_path: Path, header: str, mark: str) -> None:
+        root = make_folder(tmp_path / "x", "ab")
+        write_labels(root / "labels", "other", np.ones((24, 24), np.int64))
+        rows = ' a.png , other.png , "left, top" , 0.5\r\n,,,\r\nb.png,,,\r\n'
+        (root / "manifest.csv").write_text(f"{mark}{header}\r\n{rows}", encoding="utf-8", newline="")
+        a, b = open_dataset(root).samples
+        assert (a.group, a.um_per_px, a.label_path.name) == ("left, top", 0.5, "other.png")
+        assert (b.group, b.um_per_px, b.label_path.name) == ("b", None, "b.png")
+
+    @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+    def test_a_manifest_that_is_not_utf8_says_so(self, tmp_path: Path, encoding: str) -> None:
+        root = make_folder(tmp_path / "x", "a")
+        (root / "manifest.csv").write_text("image,group\na.png,Würfel\n", encoding=encoding)
+        with pytest.raises(DataError, match=r"manifest\.csv is not UTF-8 .*save it as CSV in UTF-8"):
             open_dataset(root)
 
     def test_unknown_key_names_the_nearest(self, tmp_path: Path) -> None:
@@ -502,8 +530,23 @@ class TestSplits:
         root = make_folder(tmp_path / "x", "abc")
         (root / "splits").mkdir()
         (root / "splits" / "fixed.json").write_text(content)
-        with pytest.raises(SplitError, match=r"fixed\.json"):
+        with pytest.raises(SplitError, match=r"fixed\.json.*give it the form") as caught:
             open_dataset(root).split()
+        form = str(caught.value).partition("give it the form ")[2]
+        assert SplitFile.model_validate_json(form).images["STEM"].subset == "train"
+
+    def test_the_split_of_the_readme_is_one(self, tmp_path: Path) -> None:
+        readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+        (example,) = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
+        root = make_folder(tmp_path / "x", ["grain-1", "grain-2", "grain-3"])
+        (root / "splits").mkdir()
+        (root / "splits" / "fixed.json").write_text(example)
+        split = open_dataset(root).split()
+        assert [split.subsets(f"grain-{number}") for number in (1, 2, 3)] == [("train",), ("val",), ("test",)]
+
+
+def outline_share(picture: NDArray[np.uint8]) -> float:
+    return float((picture == (255, 220, 0)).all(axis=2).mean())
 
 
 class TestSheet:
@@ -530,7 +573,42 @@ class TestSheet:
         sheet = read_image(contact_sheet(dataset, tmp_path / "out" / "sheet.png"))
         one = read_image(contact_sheet(dataset, tmp_path / "one.png", limit=1))
         assert sheet.shape[1] > 2 * one.shape[1]
-        assert (one == (255, 220, 0)).all(axis=2).sum() > 100
+        assert outline_share(one) > 0.005
+
+    def test_crystals_of_a_large_image_can_be_seen(self, tmp_path: Path) -> None:
+        root = tmp_path / "x"
+        checks = np.kron(np.arange(1, 60 * 40 + 1).reshape(40, 60), np.ones((50, 50), np.int64))
+        checks[::50] = checks[:, ::50] = 0
+        checks[:, :1500] = 0
+        write_image(root / "images" / "large.png", np.full((*checks.shape, 3), 90, np.uint8))
+        write_labels(root / "labels", "large", checks)
+        tile = read_image(contact_sheet(open_dataset(root), tmp_path / "sheet.png"))[8:248, 8:248]
+        # Squares of 49 px every 50 px: at 14 px a square, outlines are near a quarter, and nothing else is in sight.
+        assert 0.15 < outline_share(tile) < 0.35
+        assert outline_share(tile[:, :20]) > 0.1
+
+    def test_the_window_is_whole_where_crystals_are_large(self) -> None:
+        label = np.zeros((3000, 4000), np.int32)
+        assert label[_window(label)].shape == label.shape
+        label[0:400, 0:400] = 1
+        assert label[_window(label)].shape == label.shape
+        label[0:400, 0:400] = 0
+        label[2990:, 3990:] = 1
+        assert label[_window(label)].shape == (240, 240)
+        assert label[_window(label)].sum() == 100
+
+    @given(st.text())
+    def test_captions_are_ascii_whatever_the_name(self, name: str) -> None:
+        assert plain(name).isascii()
+        assert plain("Probe_ü_500µm, Проба") == "Probe_u_500um, Proba"
+
+    def test_a_long_name_leaves_room_for_size_and_subset(self) -> None:
+        draw, font = ImageDraw.Draw(Image.new("RGB", (9, 9))), ImageFont.load_default(12)
+        short = _shortened(draw, "a" * 300, ", 99 x 99 px, train", font)
+        assert short.startswith("aaa")
+        assert short.endswith("a..., 99 x 99 px, train")
+        assert draw.textlength(short, font=font) <= 240
+        assert _shortened(draw, "abc", "b" * 300, font).startswith("...b")
 
 
 @needs_shared

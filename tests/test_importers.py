@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from crystalbench.data._importers import (
     import_dataset,
     import_labels,
 )
+from crystalbench.data._splits import read_split
 from crystalbench.data._verify import verify_dataset
 
 DATA = SHARED / "data"
@@ -40,9 +42,9 @@ def drawn(labels: NDArray[np.int64], dark: bool = True) -> NDArray[np.uint8]:
     return np.where(np.logical_or(*changes) == dark, 0, 255).astype(np.uint8)
 
 
-def make_source(root: Path, folder: str, picture: NDArray[np.uint8], names: str = "abc") -> Path:
+def make_source(root: Path, folder: str, picture: NDArray[np.uint8], names: str = "abc", size: int = 30) -> Path:
     for seed, name in enumerate(names):
-        image = np.random.default_rng(seed).integers(0, 256, (30, 30, 3)).astype(np.uint8)
+        image = np.random.default_rng(seed).integers(0, 256, (size, size, 3)).astype(np.uint8)
         write_image(root / "images" / f"{name}.png", image)
         write_image(root / folder / f"{name}.png", picture)
     return root
@@ -126,6 +128,23 @@ class TestBoundaries:
         import_boundaries(make_source(tmp_path / "src", "boundaries", picture), tmp_path / "dst")
         assert open_dataset(tmp_path / "dst").line_px == 5
 
+    @pytest.mark.parametrize("width", range(1, 7))
+    @pytest.mark.parametrize("gaps", [False, True])
+    @pytest.mark.parametrize("angle", [0, 10, 30, 45, 90])
+    def test_every_line_width_is_measured_at_any_angle(
+        self, tmp_path: Path, width: int, gaps: bool, angle: int
+    ) -> None:
+        y, x = np.mgrid[:200, :200]
+        sine, cosine = np.sin(np.deg2rad(angle)), np.cos(np.deg2rad(angle))
+        lines = np.rint(y * cosine - x * sine) % 50 < width
+        lines &= ~(gaps & (np.rint(x * cosine + y * sine) % 25 < 5))
+        # A pore, say, that is drawn in the colour of the lines.
+        lines[60:110, 60:110] = True
+        src = make_source(tmp_path / "src", "boundaries", np.where(lines, 0, 255).astype(np.uint8), "a", 200)
+        report = import_boundaries(src, tmp_path / "dst")
+        assert open_dataset(tmp_path / "dst").line_px == width
+        assert f"line_px is {width}" in report.notes
+
     def test_small_components_are_dropped_and_counted(self, tmp_path: Path) -> None:
         picture = np.full((30, 30), 255, np.uint8)
         picture[5:8, 5:8] = 0
@@ -187,6 +206,57 @@ class TestColours:
         Image.fromarray(COLOURS[TILES]).save(src / "colours" / "a.jpg")
         with pytest.raises(DataError, match=r"a\.jpg is JPEG"):
             import_colours(src, tmp_path / "dst")
+
+
+class TestSplitOfTheSource:
+    @pytest.fixture
+    def src(self, tmp_path: Path) -> Path:
+        # Drawn, so that the label maps, and with them the pixel hashes, are other ones after the import.
+        src = make_source(tmp_path / "src", "boundaries", drawn(TILES), "abcd")
+        (src / "splits").mkdir()
+        return src
+
+    def write(self, src: Path, subsets: dict[str, object]) -> None:
+        images = {name: {"subset": subset, "sha256": "0" * 64} for name, subset in subsets.items()}
+        content = {"name": "fixed", "kind": "split", "version": 3, "seed": 8, "images": images}
+        (src / "splits" / "fixed.json").write_text(json.dumps(content))
+
+    def test_is_taken_over_with_the_hashes_of_the_imported_pixels(self, tmp_path: Path, src: Path) -> None:
+        self.write(src, {"a": "test", "b": ["train", "val"], "c": "train", "d": "val"})
+        # Of one group, so that no split could be made.
+        (src / "manifest.csv").write_text("image,group\n" + "".join(f"{name}.png,g\n" for name in "abcd"))
+        report = import_boundaries(src, tmp_path / "dst")
+        split = open_dataset(tmp_path / "dst").split()
+        assert {name: split.subsets(name) for name in "abcd"} == {
+            "a": ("test",),
+            "b": ("train", "val"),
+            "c": ("train",),
+            "d": ("val",),
+        }
+        assert set(split.hashes) == set("abcd")
+        assert split.changed == ()
+        file = read_split(tmp_path / "dst", "fixed")
+        assert (file.version, file.seed) == (3, 8)
+        assert any("splits/fixed.json is taken over" in note for note in report.notes)
+
+    @pytest.mark.parametrize(
+        ("subsets", "said"),
+        [
+            ({"a": "test", "b": "val", "c": "train"}, "leaves out d"),
+            ({"a": "test", "b": "val", "c": "val", "d": "val"}, "leaves train empty"),
+            ({"a": "test", "b": "val", "c": "train", "d": "train", "ghost": "val"}, "ghost"),
+            ({"a": "tset"}, "is no split"),
+        ],
+    )
+    def test_one_that_does_not_fit_is_named_and_a_new_one_made(
+        self, tmp_path: Path, src: Path, subsets: dict[str, object], said: str
+    ) -> None:
+        self.write(src, subsets)
+        report = import_boundaries(src, tmp_path / "dst")
+        assert any("not taken over" in note and said in note for note in report.notes)
+        assert "a new split was made" in report.notes
+        split = open_dataset(tmp_path / "dst").split()
+        assert [sample.name for sample in split.samples] == list("abcd")
 
 
 class TestAnyKind:

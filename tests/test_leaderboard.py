@@ -232,8 +232,10 @@ def test_ranks_follow_pq_share_ties_and_pass_over_controls_partial_and_failed_ro
         {"dataset": {"name": "demo", "identity_sha256": "cd" * 32}},
         {"train_dataset": "tbm"},
         {"split": {"name": "by_sample", "subset": "test"}},
+        {"split": {"name": "fixed", "subset": "test", "sha256": "ef" * 32}},
+        {"dataset": {"name": "demo", "identity_sha256": "ab" * 32, "class_px": 224}},
     ],
-    ids=["data", "content", "training data", "split"],
+    ids=["data", "content", "training data", "split", "images of the split", "classes"],
 )
 def test_what_is_not_the_same_data_is_not_ranked_together(other: dict[str, Any]) -> None:
     assert [row.rank for row in rows([record(CLOSE), record(FAR, method="cellpose", **other)])] == ["1", "1"]
@@ -264,6 +266,14 @@ def test_rows_that_differ_in_a_parameter_alone_say_which() -> None:
         ("cellpose", "attention"): None,
     }
     assert "Sima (infer.fusion=average)" in text_of(to_table(board), 160)
+
+
+def test_settings_that_are_not_the_presets_are_always_shown() -> None:
+    (row,) = rows([record(changes={"infer.fusion": "attention"})])
+    assert row.variant == "infer.fusion=attention"
+    fused = {"train": {"cp": {"lr": 0.2}}, "infer": {"fusion": "attention"}, "decode": {}}
+    found = rows([record(), record(parameters=fused, changes={"train.cp.lr": 0.2}, limit=2)])
+    assert {row.variant for row in found} == {"train.cp.lr=0.1", "train.cp.lr=0.2"}
 
 
 def test_a_failed_seed_takes_the_rank_of_the_row_it_belongs_to() -> None:

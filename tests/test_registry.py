@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from crystalbench import ConfigurationError, UnknownNameError
-from crystalbench.registry import find_method, find_methods
+from crystalbench.config import override, parse_settings
+from crystalbench.registry import choose_methods, find_method, find_methods
 
 ADAPTER = """
 import numpy as np
@@ -110,6 +111,83 @@ def test_a_file_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
     file.write_text("import a_library_that_is_not_there\n")
     with pytest.raises(ConfigurationError, match=r"broken\.py: cannot be imported: ModuleNotFoundError"):
         _ = find_method("broken", [str(file)]).segmenter_class
+
+
+TRAINED = """
+from crystalbench import Component, MethodInfo, Parameters, Segmenter
+
+class Train(Parameters):
+    steps: int = 1
+    lr: float = 0.1
+
+class Net(Segmenter):
+    info = MethodInfo(name="net", title="Net", licence="MIT")
+    components = (Component("net", Train),)
+"""
+
+
+def test_yaml_beside_the_file_may_leave_out_the_only_component(tmp_path: Path) -> None:
+    file = tmp_path / "trained.py"
+    file.write_text(TRAINED)
+    file.with_suffix(".yaml").write_text(
+        "method: trained\ntrain: {steps: 4}\n"
+        "presets: {quick: {train: {net: {lr: 0.2}}}, paper: {train: {steps: 9}}}\nsearch: {train: {lr: [1, 2]}}\n"
+    )
+    method = find_method("trained", [str(file)])
+    assert method.preset("quick")["train"] == {"net": {"steps": 4, "lr": 0.2}}
+    assert method.preset("standard")["train"] == {"net": {"steps": 4, "lr": 0.1}}
+    assert method.preset("paper")["train"] == {"net": {"steps": 9, "lr": 0.1}}
+    assert method.config.search.train == {"net": {"lr": [1, 2]}}
+
+
+def test_with_several_components_the_name_is_needed() -> None:
+    method = find_method("sima")
+    settings = parse_settings(["train.lr=0.01"], ["sima"])["sima"]
+    with pytest.raises(UnknownNameError, match=r"unknown component of sima 'lr'; known: attention, cp"):
+        method.build(override(method.config.values("quick"), settings, list(method.components)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('MethodInfo(name="net",', "dict(", r"info must be a MethodInfo"),
+        ('(Component("net", Train),)', 'Component("net", Train)', r"components must be a tuple: .* with a comma"),
+        ('Component("net", Train)', "Train", r"components must hold Component\(\.\.\.\) alone, not .*Train"),
+        ("Train(Parameters)", "Train", r"parameters of component 'net' must be a subclass of Parameters"),
+        ("Train),)", 'Train, requires=("size",)),)', r"component 'net' requires 'size', .* before it"),
+        ("components", "Decode = MethodInfo\n    Infer = dict\n    components", r"Infer must be a subclass of Param"),
+        ("components", "class Decode: ...\n    components", r"Decode must be a subclass of Parameters"),
+        ("components", "def __init__(self): ...\n    components", r"cannot be built: TypeError.*super\(\).__init__"),
+        ("components", "def __init__(self, **_): ...\n    components", r"__init__ must call super\(\)\.__init__"),
+        (
+            "components",
+            "def __init__(self, **_): self.steps = self.train['net'].steps\n    components",
+            r"cannot be built: AttributeError.*super\(\).__init__",
+        ),
+    ],
+)
+def test_a_slip_of_an_author_names_file_and_class_and_what_is_expected(
+    old: str, new: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "crystalbench_adapter_slip", raising=False)
+    file = tmp_path / "slip.py"
+    file.write_text(TRAINED.replace(old, new, 1))
+    with pytest.raises(ConfigurationError, match=rf"slip\.py: Net.*{expected}"):
+        find_method("slip", [str(file)]).preset("quick")
+
+
+def test_an_unknown_method_tells_how_the_files_are_called(adapter: Path) -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"unknown method 'x'; the file threshold\.py is called 'threshold'; known"
+    ):
+        choose_methods(["x"], [str(adapter)])
+    with pytest.raises(UnknownNameError, match=r"^unknown method 'simma'; did you mean 'sima'\?$"):
+        choose_methods(["simma"])
+
+
+def test_chosen_methods_stand_in_the_order_asked_for() -> None:
+    assert list(choose_methods(["truth", "empty"])) == ["truth", "empty"]
+    assert choose_methods(["truth", "all"]).keys() == find_methods().keys()
 
 
 def install(site: Path, *entry_points: str) -> None:

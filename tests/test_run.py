@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import make_squares
 
-from crystalbench.data import open_dataset, read_labels
+from crystalbench.data import open_dataset, read_labels, write_split
 from crystalbench.experiment._jobs import PlannedImage, PredictJob
 from crystalbench.experiment._predict import predict, read_images
 from crystalbench.registry import find_method
@@ -59,6 +60,7 @@ class Audited(Segmenter):
             note(f"epoch {epoch}")
             context.report(epoch, self.train["net"].epochs, level=level)
         context.warn("a warning from the training")
+        context.initial_weights("random")
         save_file({"level": np.array([level])}, context.folder / "checkpoint.safetensors")
 
     def load(self, checkpoints, device):
@@ -158,6 +160,7 @@ def test_a_record_says_everything(workshop: Workshop) -> None:
     assert record["summary"]["pq"] > 0.9  # type: ignore[index]
     assert len(record["images"]) == record["n_planned"] > 0  # type: ignore[arg-type]
     assert record["trainings"]["net"]["weights"] == "random"  # type: ignore[index]
+    assert record["changes"] == {}
     assert record["warnings"] == ["net: a warning from the training"]
     assert record["latency"]["stages"]["threshold"] > 0  # type: ignore[index]
     assert record["provenance"]["libraries"]["numpy"]  # type: ignore[index]
@@ -245,6 +248,8 @@ def test_a_failing_method_is_recorded_and_the_others_go_on(workshop: Workshop) -
     failed = [image for image in record["images"] if image["status"] == "failed"]  # type: ignore[attr-defined]
     assert len(failed) == 1
     assert len(record["images"]) == record["n_planned"]  # type: ignore[arg-type]
+    assert record["changes"] == {"decode.fail_on": workshop.tested}
+    assert "RuntimeError: no luck with this one" in record["error"]["log_tail"]  # type: ignore[index]
     assert "no luck with this one" in printed
     (control,) = workshop.records("truth")
     assert control["status"] == "ok"
@@ -259,9 +264,11 @@ def test_a_worker_that_exits_is_recorded_as_crashed(workshop: Workshop) -> None:
 
 def test_a_training_without_memory_is_recorded_as_such(workshop: Workshop) -> None:
     workshop.adapter.write_text(AUDITED.replace("state = context", "raise MemoryError('no room'); state = context"))
-    workshop.run(status=1)
+    printed = workshop.run(status=1)
     (record,) = workshop.records()
     assert record["status"] == "oom"
+    (named,) = re.findall(r"see (\S+log\.txt)", printed)
+    assert "no room" in Path(named).read_text()
 
 
 def test_retry_failed_runs_only_what_failed(workshop: Workshop) -> None:
@@ -355,6 +362,18 @@ def test_seeds_share_nothing_and_limit_marks_the_row(workshop: Workshop) -> None
     assert {first["seed"], second["seed"]} == {0, 1}
     assert first["limit"] == 1
     assert first["trainings"]["net"]["key"] != second["trainings"]["net"]["key"]  # type: ignore[index]
+
+
+def test_another_split_is_another_board(workshop: Workshop) -> None:
+    dataset = open_dataset(workshop.data)
+    names = [sample.name for sample in dataset.samples]
+    for tested in (names[:4], names[4:8]):
+        parts = {name: ["test"] if name in tested else ["train"] for name in names[:-1]} | {names[-1]: ["val"]}
+        write_split(workshop.data, "fixed", parts)
+        workshop.run("--method", "truth")
+    first, second = workshop.records("truth")
+    assert first["split"]["sha256"] != second["split"]["sha256"]  # type: ignore[index]
+    assert first["dataset"] == second["dataset"]
 
 
 def test_an_orphaned_worker_ends(workshop: Workshop) -> None:

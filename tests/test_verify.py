@@ -17,7 +17,7 @@ from scipy import ndimage
 from crystalbench._exceptions import DataError
 from crystalbench.data._dataset import open_dataset
 from crystalbench.data._images import write_image, write_labels
-from crystalbench.data._splits import Subset, write_split
+from crystalbench.data._splits import SUBSETS, Subset, write_split
 from crystalbench.data._verify import Problem, verify_dataset
 
 DATA = SHARED / "data"
@@ -147,6 +147,30 @@ def test_unused_files_and_settings(folder: Path) -> None:
     assert named(problems, "error", "manifest.csv", "line 2")
 
 
+def test_each_kind_of_conversion_is_one_line(folder: Path) -> None:
+    for seed, name in enumerate("abc"):
+        write_image(folder / "images" / f"{name}.png", micrograph(seed)[..., 0])
+    for seed, name in ((7, "d"), (8, "e")):
+        (folder / "images" / f"{name}.png").unlink()
+        tifffile.imwrite(folder / "images" / f"{name}.tif", micrograph(seed).astype(np.uint16) * seed)
+    assert [f"{problem.file.name} {problem.message}" for problem in verify_dataset(folder)] == [
+        "a.png and 2 more are converted: grey repeated to RGB",
+        "d.tif and 1 more are converted: 16 bit scaled so that its largest value becomes 255",
+    ]
+
+
+@pytest.mark.parametrize("name", ["a/b", "a b", ".."])
+def test_a_name_that_cannot_stand_in_a_path(folder: Path, name: str) -> None:
+    (folder / "dataset.yaml").write_text(f"name: {name!r}\nclass_px: 20\n")
+    (problem,) = verify_dataset(folder)
+    assert named([problem], "error", "dataset.yaml", f"has the name {name!r}")
+
+
+def test_a_manifest_in_another_encoding(folder: Path) -> None:
+    (folder / "manifest.csv").write_text("image,group\na.png,Würfel\n", encoding="latin-1")
+    assert named(verify_dataset(folder), "error", "manifest.csv is not UTF-8")
+
+
 def test_no_folder(tmp_path: Path) -> None:
     assert named(verify_dataset(tmp_path / "none"), "error", "images")
 
@@ -175,6 +199,14 @@ class TestSplitFiles:
         (folder / "splits").mkdir()
         (folder / "splits" / "mine.json").write_text("{")
         assert named(verify_dataset(folder), "error", "splits/mine.json", "JSON")
+
+    @pytest.mark.parametrize("empty", ["train", "val", "test"])
+    def test_an_empty_subset(self, folder: Path, empty: Subset) -> None:
+        others = [subset for subset in SUBSETS if subset != empty]
+        write_split(folder, "mine", dict(zip(SPLIT, itertools.cycle(others))))
+        (problem,) = verify_dataset(folder)
+        assert (problem.kind, problem.empty) == ("error", True)
+        assert f"splits/mine.json leaves {empty} empty" in str(problem)
 
     def test_too_few_groups(self, folder: Path) -> None:
         (folder / "manifest.csv").write_text("image,group\n" + "".join(f"{name}.png,g\n" for name in SPLIT))
@@ -268,6 +300,6 @@ def test_copies_of_real_tiles_leak(tmp_path: Path) -> None:
             write_labels(tmp_path / "labels", name, np.ones(image.shape[:2], np.int64))
             assignment[name] = subset
     write_split(tmp_path, "fixed", assignment)
-    leaks = [problem.message for problem in verify_dataset(tmp_path) if problem.kind == "error"]
+    leaks = [problem.message for problem in verify_dataset(tmp_path) if problem.leak]
     assert len(leaks) == 20
     assert all(any(f"{s.name} (train) and {s.name}x (test)" in leak for leak in leaks) for s in samples)

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from skimage.segmentation import find_boundaries
 
 from crystalbench._exceptions import SplitError
 from crystalbench.data._classes import CLASSES, crystal_lengths, difficulty_class
 from crystalbench.data._dataset import Dataset, Sample
 from crystalbench.data._images import write_image
+from crystalbench.data._pictures import fitted, outlined, plain
 from crystalbench.data._splits import SUBSETS, Split
 
 _THUMBNAIL = 240
+_LEAST_CRYSTAL = 14
+"""How long the crystals of an image are in a thumbnail at least, on average, in pixels."""
 _CAPTION = 34
 _GAP = 8
 _FONT_SIZE = 12
@@ -30,6 +32,8 @@ _OUTLINE = (255, 220, 0)
 
 def contact_sheet(dataset: Dataset, out: Path, *, limit: int = 60) -> Path:
     """Draw thumbnails with crystal outlines, sizes, difficulty classes and subsets into one PNG.
+
+    Of an image whose crystals would be too small to see, a part is shown, and the caption says so.
 
     Parameters
     ----------
@@ -129,15 +133,38 @@ def _draw_sample(
     subsets: Mapping[str, str],
 ) -> None:
     image, label = sample.image, sample.label
-    sheet.paste(_thumbnail(image, label), corner)
+    window = _window(label)
+    tile = outlined(fitted(image[window], _THUMBNAIL), label[window], _OUTLINE)
+    sheet.paste(Image.fromarray(tile), corner)
     height, width = label.shape
+    part = "part of " if label[window].size < label.size else ""
     subset = subsets.get(sample.name, "unused" if subsets else "no split")
-    lines = (f"{sample.name}, {width} x {height} px, {subset}", _crystals(label, dataset.class_px))
+    lines = ((sample.name, f", {part}{width} x {height} px, {subset}"), (_crystals(label, dataset.class_px), ""))
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
     top = corner[1] + _THUMBNAIL
-    for line, text in enumerate(lines):
+    for line, (text, rest) in enumerate(lines):
         place = (corner[0], top + line * _CAPTION // 2)
-        draw.text(place, _fitted(draw, text, font), fill=_INK, font=font)
+        draw.text(place, _shortened(draw, plain(text), rest, font), fill=_INK, font=font)
+
+
+def _window(label: NDArray[np.int32]) -> tuple[slice, slice]:
+    """Return what of an image is shown: all of it, or the middle of its crystals where they are many and small.
+
+    Thumbnails of thousands of crystals would be nothing but outlines.
+    """
+    lengths = crystal_lengths(label)
+    if lengths.size == 0:
+        return slice(None), slice(None)
+    side = max(_THUMBNAIL, round(_THUMBNAIL * float(lengths.mean()) / _LEAST_CRYSTAL))
+    inside = label > 0
+    return _span(inside.sum(axis=1), side), _span(inside.sum(axis=0), side)
+
+
+def _span(counts: NDArray[np.int64], side: int) -> slice:
+    """Return ``side`` places, about half of ``counts`` before their middle and half after it."""
+    middle = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
+    start = min(max(0, middle - side // 2), max(0, counts.size - side))
+    return slice(start, start + side)
 
 
 def _crystals(label: NDArray[np.int32], class_px: int) -> str:
@@ -146,18 +173,7 @@ def _crystals(label: NDArray[np.int32], class_px: int) -> str:
     return f"{lengths.size} crystals{sizes}, class {difficulty_class(label, class_px)}"
 
 
-def _fitted(draw: ImageDraw.ImageDraw, text: str, font: Any) -> str:
-    while draw.textlength(text, font=font) > _THUMBNAIL:
-        text = text.removesuffix("…")[:-1] + "…"
-    return text
-
-
-def _thumbnail(image: NDArray[np.uint8], label: NDArray[np.int32]) -> Image.Image:
-    height, width = label.shape
-    scale = _THUMBNAIL / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-    rows = np.arange(size[1]) * height // size[1]
-    columns = np.arange(size[0]) * width // size[0]
-    small[find_boundaries(label[np.ix_(rows, columns)], mode="inner")] = _OUTLINE
-    return Image.fromarray(small)
+def _shortened(draw: ImageDraw.ImageDraw, text: str, rest: str, font: Any) -> str:
+    while text != "..." and draw.textlength(text + rest, font=font) > _THUMBNAIL:
+        text = text.removesuffix("...")[:-1] + "..."
+    return text + rest

@@ -34,6 +34,9 @@ from crystalbench.data._splits import Split, compute_split, resolve_split, split
 MADE_BY = "crystalbench/"
 """What ``made_by`` begins with in the sets that the project makes itself; the generator's name follows."""
 
+_COLUMNS = ("image", "label", "group", "um_per_px")
+_MOST_NAMED = 5
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -166,6 +169,15 @@ class DatasetFile(BaseModel):
     citation: str | None = None
     licence: str | None = None
 
+    @property
+    def is_made(self) -> bool:
+        """Whether our own generator made it: what others write into ``made_by`` says nothing about pixels."""
+        return _is_made(self.made_by, self.version, self.seed)
+
+
+def _is_made(made_by: str | None, version: int | None, seed: int | None) -> bool:
+    return (made_by or "").startswith(MADE_BY) and None not in (version, seed)
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -227,7 +239,7 @@ class Dataset:
     @property
     def is_made(self) -> bool:
         """Whether our own generator made it: what others write into ``made_by`` says nothing about pixels."""
-        return (self.made_by or "").startswith(MADE_BY) and None not in (self.version, self.seed)
+        return _is_made(self.made_by, self.version, self.seed)
 
     def identity(self, samples: Iterable[Sample]) -> dict[str, Any]:
         """Say which pixels ``samples`` are: made ones by generator and seed, others by file hashes."""
@@ -254,11 +266,23 @@ def open_dataset(path: str | Path) -> Dataset:
     root = Path(path)
     settings = read_settings(root)
     samples = find_samples(root, settings.um_per_px)
+    name = dataset_name(root, settings)
+    kept = settings.model_dump(exclude={"name", "title", "images"})
+    return Dataset(root=root, name=name, title=settings.title or name, samples=samples, **kept)
+
+
+def dataset_name(root: Path, settings: DatasetFile) -> str:
+    """Return the name in ``settings``, those of the data set in ``root``, or one made from the folder's.
+
+    Raises
+    ------
+    DataError
+        Where it cannot stand in a path.
+    """
     name = settings.name or safe_name(root.resolve().name)
     if name != (allowed := safe_name(name)):
         raise DataError(f"{root / 'dataset.yaml'} has the name {name!r}: call it {allowed!r}, as it names folders")
-    kept = settings.model_dump(exclude={"name", "title", "images"})
-    return Dataset(root=root, name=name, title=settings.title or name, samples=samples, **kept)
+    return name
 
 
 def safe_name(name: str) -> str:
@@ -424,23 +448,58 @@ def _manifest_problems(layout: Layout, rows: Sequence[Row]) -> list[tuple[Path, 
 def read_manifest(root: Path) -> list[Row] | None:
     """Read ``manifest.csv``; None where there is none. Columns other than ours are left alone.
 
+    The header may have capitals, and any cell may have blanks around it; rows without any text are left out.
+
     Raises
     ------
     DataError
-        Where a row names no image, a path instead of a file name, or a scale that is none.
+        Where the file is no CSV text in UTF-8, rows have more or fewer cells than the header, or a row names no
+        image, a path instead of a file name, or a scale that is none.
     """
     path = root / "manifest.csv"
     if not path.exists():
         return None
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        return [_row(f"{path}, line {number}", row) for number, row in enumerate(reader, start=2)]
+    header, rows = _read_table(path)
+    return [_row(f"{path}, line {number}", dict(zip(header, cells, strict=True))) for number, cells in rows]
 
 
-def _row(place: str, row: Mapping[str, str | None]) -> Row:
-    image, label, group, scale = ((row.get(key) or "").strip() for key in ("image", "label", "group", "um_per_px"))
+def _read_table(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the names of the columns, and each row with the number of the line it ends on."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            # The blank after a comma would otherwise make the quotes around a cell part of its text.
+            reader = csv.reader(file, skipinitialspace=True)
+            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error.reason}): save it as CSV in UTF-8") from error
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV ({error}): save it as CSV in UTF-8") from error
+    filled = [(number, cells) for number, cells in lines if any(cells)]
+    header = [name.lower() for name in filled[0][1]] if filled else []
+    _check_table(path, header, filled[1:])
+    return header, filled[1:]
+
+
+def _check_table(path: Path, header: Sequence[str], rows: Iterable[tuple[int, Sequence[str]]]) -> None:
+    for name in _COLUMNS:
+        if header.count(name) > 1:
+            raise DataError(f"{path} has {header.count(name)} columns {name}: leave one of them")
+    if "image" not in header:
+        raise DataError(f"{path} has no column image: the header must be {','.join(_COLUMNS)}, with commas")
+    uneven = [(number, len(cells)) for number, cells in rows if len(cells) != len(header)]
+    if uneven:
+        named = ", ".join(f"line {number} has {count} cells" for number, count in uneven[:_MOST_NAMED])
+        more = f", and so on in {len(uneven)} rows" if len(uneven) > _MOST_NAMED else ""
+        raise DataError(
+            f"{path}, {named}{more}, but the header has {len(header)}: "
+            "give each row one cell a column, and put quotes around a cell with a comma"
+        )
+
+
+def _row(place: str, row: Mapping[str, str]) -> Row:
+    image, label, group, scale = (row.get(column, "") for column in _COLUMNS)
     if not image:
-        raise DataError(f"{place} names no image: the header must be image,label,group,um_per_px")
+        raise DataError(f"{place} names no image")
     for name in (image, label):
         if Path(name).name != name or "\\" in name:
             raise DataError(f"{place} has {name!r}: give file names without folders")

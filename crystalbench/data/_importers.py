@@ -22,7 +22,7 @@ from scipy import ndimage
 from skimage.measure import label as connected_components
 from skimage.morphology import skeletonize
 
-from crystalbench._exceptions import ConfigurationError, DataError, UnknownNameError
+from crystalbench._exceptions import ConfigurationError, DataError, SplitError, UnknownNameError
 from crystalbench._files import write_atomic
 from crystalbench.data._classes import as_int32, compact
 from crystalbench.data._dataset import (
@@ -43,7 +43,7 @@ from crystalbench.data._images import (
     read_labels,
     write_labels,
 )
-from crystalbench.data._splits import stratified_split, write_split
+from crystalbench.data._splits import read_split, resolve_split, split_path, stratified_split, write_split
 
 Source = Path | tuple[Path, Path]
 """A folder with ``images/`` and a folder of label images beside it, or these two folders themselves."""
@@ -202,7 +202,7 @@ def _import(layout: Layout, dst: Path, convert: _Convert, line_px: Callable[[Pat
         report = _convert_all(samples, folder, convert)
         widths = [line_px(sample.label_path) for sample in samples] if line_px else []
         _write_manifest(folder, samples)
-        notes = [*_write_settings(layout, folder, dst, widths), *_write_fixed_split(folder)]
+        notes = [*_write_settings(layout, folder, dst, widths), *_write_fixed_split(layout.root, samples, folder)]
     return ImportReport(report.n_images, report.n_crystals, (*report.notes, *notes))
 
 
@@ -281,13 +281,31 @@ def _write_settings(layout: Layout, folder: Path, dst: Path, widths: Sequence[in
     return ["line_px is taken as 0: set it in dataset.yaml where an unlabelled line runs between crystals"]
 
 
-def _write_fixed_split(folder: Path) -> list[str]:
+def _write_fixed_split(src: Path, samples: Sequence[Sample], folder: Path) -> list[str]:
+    """Write the split of the source, whose ``samples`` are now in ``folder``, or a new one; say which."""
+    path, notes = split_path(src, "fixed"), []
+    if path.exists():
+        try:
+            _take_split_over(src, samples, folder)
+            return [f"{path} is taken over"]
+        except SplitError as error:
+            notes = [f"the split of the source is not taken over: {error}"]
     dataset = open_dataset(folder)
     groups = {sample.name: sample.group for sample in dataset.samples}
     if len(set(groups.values())) < 3:
-        return ["no split was made, as there are fewer than three groups"]
+        return [*notes, "no split was made, as there are fewer than three groups"]
     write_split(folder, "fixed", stratified_split(dataset.classes(), groups), seed=0)
-    return []
+    return [*notes, "a new split was made"] if notes else []
+
+
+def _take_split_over(src: Path, samples: Sequence[Sample], folder: Path) -> None:
+    split = resolve_split(src, "fixed", samples)
+    left_out = sorted({sample.name for sample in samples} - {sample.name for sample in split.samples})
+    if left_out:
+        raise SplitError(f"{split_path(src, 'fixed')} leaves out {', '.join(left_out)}")
+    file = read_split(src, "fixed")
+    assignment = {image: member.subset for image, member in file.images.items()}
+    write_split(folder, "fixed", assignment, version=file.version, seed=file.seed)
 
 
 def _lines(path: Path, boundary: Literal["dark", "light"], threshold: float | None) -> NDArray[np.bool_]:
@@ -319,8 +337,18 @@ def _line_width(lines: NDArray[np.bool_]) -> int:
     centre = skeletonize(lines)
     if not centre.any():
         return 0
-    to_ground = ndimage.distance_transform_edt(lines)
-    return max(1, round(float(np.median(2 * to_ground[centre] - 1))))
+    # A straight line of width w at an angle a is w / sin(a) long in its rows and w / cos(a) in its columns.
+    across, down = _run_lengths(lines)[centre], _run_lengths(lines.T).T[centre]
+    return max(1, round(float(np.median(across * (down / np.hypot(across, down))))))
+
+
+def _run_lengths(lines: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """Return for each pixel of ``lines`` how many of its row are drawn without a gap; 0 beside the lines."""
+    steps = np.diff(np.pad(lines, ((0, 0), (1, 1))).astype(np.int8).ravel())
+    lengths = np.flatnonzero(steps == -1) - np.flatnonzero(steps == 1)
+    result = np.zeros(lines.shape, np.int32)
+    result[lines] = np.repeat(lengths, lengths)
+    return result
 
 
 def _crystals_of_colours(

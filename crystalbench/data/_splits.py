@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 Subset = Literal["train", "val", "test"]
 SUBSETS: tuple[Subset, ...] = ("train", "val", "test")
+FORM = '{"name": "fixed", "kind": "split", "version": 1, "images": {"STEM": {"subset": "train"}}}'
+"""What a split file looks like; a subset is train, val or test."""
 
 
 @dataclass(frozen=True)
@@ -181,9 +184,9 @@ def read_split(folder: Path, name: str) -> SplitFile:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise SplitError(f"{path} is no split ({place}: {first['msg']}): mend it or delete it") from error
+        raise SplitError(f"{path} is no split ({place}: {first['msg']}): give it the form {FORM}") from error
     except ValueError as error:
-        raise SplitError(f"{path} is no JSON ({error}): mend it or delete it") from error
+        raise SplitError(f"{path} is no JSON ({error}): give it the form {FORM}") from error
 
 
 def _names(folder: Path) -> str:
@@ -269,6 +272,18 @@ def compute_split(name: str, samples: Sequence[Sample], classes: Mapping[str, in
     return _split(name, name, samples, {image: (subset,) for image, subset in assignment.items()}, {})
 
 
+def without_images(held: Iterable[Sequence[Subset]]) -> str | None:
+    """Say which of train, val and test no image is in, given the subsets of each image; None where there are none."""
+    used = set(itertools.chain.from_iterable(held))
+    empty = [subset for subset in SUBSETS if subset not in used]
+    if not empty:
+        return None
+    return (
+        f"leaves {' and '.join(empty)} empty: give each of train, val and test an image, "
+        "or train on another data set with --train-data"
+    )
+
+
 def _split(
     origin: str,
     name: str,
@@ -276,8 +291,7 @@ def _split(
     subsets: Mapping[str, tuple[Subset, ...]],
     hashes: Mapping[str, str],
 ) -> Split:
+    if lacking := without_images(subsets.values()):
+        raise SplitError(f"{origin} {lacking}")
     parts = {s: tuple(sample for sample in samples if s in subsets.get(sample.name, ())) for s in SUBSETS}
-    empty = [subset for subset, part in parts.items() if not part]
-    if empty:
-        raise SplitError(f"{origin} leaves {' and '.join(empty)} empty: give each of train, val and test an image")
     return Split(name, parts["train"], parts["val"], parts["test"], hashes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,13 +24,14 @@ from crystalbench.data._dataset import (
     Layout,
     Row,
     check_shape,
+    dataset_name,
     pairing_problems,
     pixel_hash,
     read_manifest,
     read_settings,
 )
 from crystalbench.data._images import IMAGE_SUFFIXES, LABEL_SUFFIXES, decode_image, read_grain, read_labels
-from crystalbench.data._splits import Subset, read_split, split_path, stratified_split
+from crystalbench.data._splits import Subset, read_split, split_path, stratified_split, without_images
 
 Kind = Literal["error", "warning"]
 
@@ -57,15 +59,24 @@ class Problem:
         What is the matter, without the file's name.
     leak
         Whether it is a split that leaks, which makes a comparison unfair but not impossible.
+    empty
+        Whether it is a split that leaves a subset empty, which hinders only what trains and tests by it.
     """
 
     file: Path
     kind: Kind
     message: str
     leak: bool = False
+    empty: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.file} {self.message}"
+
+
+_Conversions = dict[str, list[tuple[Path, str]]]
+"""The images of each kind of conversion, and what is stated of each."""
+
+_LARGEST_VALUE = re.compile(r"(largest value) \d+")
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,8 @@ def verify_dataset(path: str | Path, report: Callable[[int, int], None] | None =
 
     Errors are files that cannot be read or used, missing partners, and leaks: an image, or nearly the same image
     (also mirrored or turned by 90 degrees), or a group in two subsets of a split. Crops and shifted copies are
-    not recognised: give them one group. Warnings are conversions, empty label maps, crystals in several pieces,
-    unused files, and pixels that are not those a split was made with.
+    not recognised: give them one group. Warnings are conversions (a line for each kind, not each image), empty
+    label maps, crystals in several pieces, unused files, and pixels that are not those a split was made with.
 
     Parameters
     ----------
@@ -117,12 +128,14 @@ def verify_dataset(path: str | Path, report: Callable[[int, int], None] | None =
     problems += _unused(layout, rows)
     entries = _entries(layout, rows)
     facts = []
+    conversions: _Conversions = defaultdict(list)
     for done, entry in enumerate(entries, start=1):
-        fact, found = _check_entry(entry, settings.class_px)
+        fact, found = _check_entry(entry, settings.class_px, conversions)
         problems += found
         facts += [] if fact is None else [fact]
         if report is not None:
             report(done, len(entries))
+    problems += _conversion_problems(conversions)
     return problems + _check_count(layout, settings, entries) + _check_splits(layout.root, entries, facts)
 
 
@@ -131,10 +144,13 @@ def _problem(file: Path, error: CrystalbenchError) -> Problem:
 
 
 def _check_settings(layout: Layout) -> tuple[DatasetFile, list[Problem]]:
+    settings = DatasetFile()
     try:
-        return read_settings(layout.root), []
+        settings = read_settings(layout.root)
+        dataset_name(layout.root, settings)
     except CrystalbenchError as error:
-        return DatasetFile(), [_problem(layout.root / "dataset.yaml", error)]
+        return settings, [_problem(layout.root / "dataset.yaml", error)]
+    return settings, []
 
 
 def _check_manifest(layout: Layout) -> tuple[list[Row] | None, list[Problem]]:
@@ -196,8 +212,8 @@ def _existing(files: Sequence[Path]) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
-def _check_entry(entry: _Entry, class_px: int) -> tuple[_Facts | None, list[Problem]]:
-    images, problems = _check_images(entry)
+def _check_entry(entry: _Entry, class_px: int, conversions: _Conversions) -> tuple[_Facts | None, list[Problem]]:
+    images, problems = _check_images(entry, conversions)
     reference = entry.images[0] if images else None
     labels, found = _check_labels(entry, reference)
     grains, found_in_grains = _check_grains(entry, reference)
@@ -211,7 +227,7 @@ def _check_entry(entry: _Entry, class_px: int) -> tuple[_Facts | None, list[Prob
     return _facts(entry, image, label.astype(np.int32), class_px), problems
 
 
-def _check_images(entry: _Entry) -> tuple[list[NDArray[np.uint8]], list[Problem]]:
+def _check_images(entry: _Entry, conversions: _Conversions) -> tuple[list[NDArray[np.uint8]], list[Problem]]:
     images, problems = [], []
     for file in entry.images:
         try:
@@ -220,8 +236,18 @@ def _check_images(entry: _Entry) -> tuple[list[NDArray[np.uint8]], list[Problem]
             problems.append(_problem(file, error))
             continue
         images.append(image)
-        problems += [Problem(file, "warning", f"is converted: {', '.join(notes)}")] if notes else []
+        if notes:
+            stated = ", ".join(notes)
+            conversions[_LARGEST_VALUE.sub(r"\1", stated)].append((file, stated))
     return images, problems
+
+
+def _conversion_problems(conversions: _Conversions) -> Iterator[Problem]:
+    """Name each kind of conversion once: a set from one microscope has the same in every image."""
+    for kind, found in conversions.items():
+        file, stated = found[0]
+        message = f"is converted: {stated}" if len(found) == 1 else f"and {len(found) - 1} more are converted: {kind}"
+        yield Problem(file, "warning", message)
 
 
 def _check_labels(entry: _Entry, image: Path | None) -> tuple[list[NDArray[np.int32]], list[Problem]]:
@@ -330,7 +356,9 @@ def _check_split_file(
     recorded = {image: member.sha256 for image, member in split.images.items()}
     changed = [f.name for f in facts if recorded.get(f.name) not in (None, f.pixels)]
     subsets = {image: tuple(member.subsets) for image, member in split.images.items()}
+    lacking = without_images(subsets.values())
     return [
+        *([Problem(path, "error", lacking, empty=True)] if lacking else []),
         *_listed(path, "error", "names images that are not there", sorted(recorded.keys() - present)),
         *_listed(path, "warning", "leaves out images, which are not used", sorted(present - recorded.keys())),
         *_listed(path, "warning", "was made with other pixels of", changed),

@@ -80,7 +80,7 @@ class TrainingResult(BaseModel):
     key: str
     method: str
     component: str
-    weights: str
+    weights: str | None
     seconds: float
     steps: int
     checkpoint_sha256: str

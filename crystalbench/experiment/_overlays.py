@@ -11,24 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
-from skimage.segmentation import find_boundaries
 
 from crystalbench._files import write_atomic
 from crystalbench.data import Sample
+from crystalbench.data._pictures import fitted, outlined, plain
 from crystalbench.segmenter import Image, Segmenter
 
 TRUTH_COLOUR = (0, 220, 255)
 PREDICTION_COLOUR = (255, 64, 64)
-_PANEL = 448
+_LEAST_PANEL = 444
+_MOST_PANEL = 1024
+_GAP = 4
 _CAPTION = 24
 _COLUMNS = 4
-
-
-def outline(image: Image, labels: NDArray[np.integer[Any]], colour: tuple[int, int, int]) -> Image:
-    """Return ``image`` with the outline of every crystal drawn in ``colour``."""
-    drawn = image.copy()
-    drawn[find_boundaries(labels, mode="inner")] = colour
-    return drawn
 
 
 def draw_overlay(
@@ -36,13 +31,15 @@ def draw_overlay(
 ) -> None:
     """Write one PNG: the micrograph, truth and prediction as outlines, and the method's own pictures."""
     image, truth = sample.image, sample.label
+    side = min(max(_LEAST_PANEL, *image.shape[:2]), _MOST_PANEL)
+    shown = fitted(image, side)
     panels = {
-        f"{sample.name}  {image.shape[1]} x {image.shape[0]} px": image,
-        f"truth: {np.unique(truth[truth > 0]).size} crystals": outline(image, truth, TRUTH_COLOUR),
-        f"{segmenter.info.name}: {np.unique(prediction[prediction > 0]).size} crystals, PQ {pq:.3f}": outline(
-            image, prediction, PREDICTION_COLOUR
+        f"{sample.name}  {image.shape[1]} x {image.shape[0]} px": shown,
+        f"truth: {np.unique(truth[truth > 0]).size} crystals": outlined(shown, truth, TRUTH_COLOUR),
+        f"{segmenter.info.name}: {np.unique(prediction[prediction > 0]).size} crystals, PQ {pq:.3f}": outlined(
+            shown, prediction, PREDICTION_COLOUR
         ),
-        **segmenter.pictures(image),
+        **{title: fitted(picture, side) for title, picture in segmenter.pictures(image).items()},
     }
     buffer = io.BytesIO()
     PillowImage.fromarray(_sheet(panels)).save(buffer, "PNG", optimize=True)
@@ -52,19 +49,13 @@ def draw_overlay(
 def _sheet(panels: dict[str, Image]) -> Image:
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    size = (columns * _PANEL, rows * (_PANEL + _CAPTION))
-    sheet = PillowImage.new("RGB", size, "white")
+    height, width = (max(picture.shape[axis] for picture in panels.values()) for axis in (0, 1))
+    cell = (width + _GAP, height + _CAPTION + _GAP)
+    sheet = PillowImage.new("RGB", (columns * cell[0], rows * cell[1]), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=15)
     for index, (title, picture) in enumerate(panels.items()):
-        x, y = index % columns * _PANEL, index // columns * (_PANEL + _CAPTION)
-        draw.text((x + 4, y + 3), title, fill="black", font=font)
-        sheet.paste(_fit(picture), (x + 2, y + _CAPTION))
+        x, y = index % columns * cell[0], index // columns * cell[1]
+        draw.text((x + _GAP, y + 3), plain(title), fill="black", font=font)
+        sheet.paste(PillowImage.fromarray(picture), (x + _GAP // 2, y + _CAPTION))
     return np.asarray(sheet)
-
-
-def _fit(picture: Image) -> PillowImage.Image:
-    scale = (_PANEL - 4) / max(picture.shape[:2])
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    resample = PillowImage.Resampling.NEAREST if scale > 1 else PillowImage.Resampling.LANCZOS
-    return PillowImage.fromarray(picture).resize(size, resample)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from crystalbench import _devices
-from crystalbench._exceptions import ConfigurationError, UnknownNameError
+from crystalbench._exceptions import ConfigurationError
 from crystalbench._files import canonical_json, sha256
 from crystalbench.config import Preset, Tree, override, parse_settings
-from crystalbench.data import Dataset, Sample, Split
+from crystalbench.data import Dataset, Sample
 from crystalbench.evaluation import EVALUATOR_VERSION
 from crystalbench.experiment._jobs import CHECKPOINT_FILE, PlannedImage, PredictJob, TrainJob, read_training
 from crystalbench.experiment._keys import key_of, prediction_base, training_key
-from crystalbench.registry import Method, find_methods
+from crystalbench.registry import Method, choose_methods
 
 SPLIT = "fixed"
 
@@ -82,6 +82,7 @@ class Experiment:
     seed: int
     trainings: Mapping[str, Training]
     samples: tuple[Sample, ...]
+    split_sha256: str
     key: str
 
     @property
@@ -118,6 +119,21 @@ class Experiment:
             yield PlannedImage(image=sample.name, prediction_key=prediction, score_key=score)
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """Which images train and validate (of ``trained``), which are tested, and the identity of both."""
+
+    trained: Dataset
+    training: Tree
+    tested: tuple[Sample, ...]
+    test: Tree
+
+    @property
+    def sha256(self) -> str:
+        """The hash of which images train, validate and test, whatever a method needs of them."""
+        return sha256(canonical_json({**self.training, "test": self.test}))
+
+
 def plan(request: Request) -> list[Experiment]:
     """Return the experiments of a request, in the order in which they are to be done.
 
@@ -128,47 +144,57 @@ def plan(request: Request) -> list[Experiment]:
     SplitError
         Where the data cannot be split.
     """
-    methods = _methods(request)
+    methods = choose_methods(request.methods, request.adapters)
     settings = parse_settings(request.settings, list(methods))
-    split = request.dataset.split(SPLIT) if request.train_dataset is None else None
+    parts = _parts(request)
     experiments = []
     for seed in request.seeds:
         for name, method in methods.items():
             values = override(method.config.values(request.preset), settings[name], list(method.components))
-            experiments.append(_experiment(request, method, method.parameters(values), seed, split))
+            experiments.append(_experiment(request, method, method.parameters(values), seed, parts))
     return experiments
 
 
-def _methods(request: Request) -> dict[str, Method]:
-    known = find_methods(request.adapters)
-    if "all" in request.methods:
-        return known
-    for name in request.methods:
-        if name not in known:
-            raise UnknownNameError("method", name, [*known, "all"])
-    return {name: known[name] for name in request.methods}
-
-
-def _experiment(request: Request, method: Method, values: Tree, seed: int, split: Split | None) -> Experiment:
-    tested = split.test if split else request.dataset.samples
+def _parts(request: Request) -> _Parts:
+    """Return which images train, validate and test."""
+    dataset = request.train_dataset or request.dataset
+    split = dataset.split(SPLIT)
+    tested = request.dataset.samples if request.train_dataset else split.test
     if not tested:
         raise ConfigurationError(f"{request.dataset.root}: the test subset is empty")
-    trainings = _trainings(request, method, values, seed)
+    training = {"train": dataset.identity(split.train), "val": dataset.identity(split.val)}
+    if request.train_dataset:
+        _refuse_leaks(request, [*split.train, *split.val], tested)
+    return _Parts(dataset, training, tuple(tested), request.dataset.identity(tested))
+
+
+def _refuse_leaks(request: Request, trained: Sequence[Sample], tested: Sequence[Sample]) -> None:
+    known = {sample.hashes["image"] for sample in trained}
+    shared = [sample.name for sample in tested if sample.hashes["image"] in known]
+    if shared:
+        raise ConfigurationError(
+            f"--train-data trains or validates on {len(shared)} images that --data tests, such as {shared[0]}: "
+            "take them out of one of the two, or leave out --train-data to train and test by one set's split"
+        )
+
+
+def _experiment(request: Request, method: Method, values: Tree, seed: int, parts: _Parts) -> Experiment:
+    trainings = _trainings(request, method, values, seed, parts)
     return Experiment(
         method=method,
         values=values,
         request=request,
         seed=seed,
         trainings=trainings,
-        samples=tuple(tested[: request.limit]),
+        samples=parts.tested[: request.limit],
+        split_sha256=parts.sha256,
         key=key_of(
             method=method.name,
             class_name=method.config.class_name,
             preset=request.preset,
             trainings={name: training.key for name, training in trainings.items()},
             values=values,
-            dataset=request.dataset.identity(tested),
-            split=SPLIT,
+            split=parts.sha256,
             train_dataset=request.train_dataset.name if request.train_dataset else None,
             seed=seed,
             device=request.device.split(":")[0],
@@ -178,26 +204,21 @@ def _experiment(request: Request, method: Method, values: Tree, seed: int, split
     )
 
 
-def _trainings(request: Request, method: Method, values: Tree, seed: int) -> dict[str, Training]:
+def _trainings(request: Request, method: Method, values: Tree, seed: int, parts: _Parts) -> dict[str, Training]:
     trainings: dict[str, Training] = {}
-    if not method.components:
-        return trainings
-    dataset = request.train_dataset or request.dataset
-    split = dataset.split(SPLIT)
-    data = {subset: dataset.identity(getattr(split, subset)) for subset in ("train", "val")}
     for name, component in method.components.items():
         requires = {required: trainings[required] for required in component.requires}
         key = training_key(
             method,
             name,
             values,
-            data,
+            parts.training,
             seed=seed,
             device=request.device,
             threads=request.threads,
             requires={required: training.key for required, training in requires.items()},
         )
-        trainings[name] = Training(method, name, values, dataset, requires, request, seed, key)
+        trainings[name] = Training(method, name, values, parts.trained, requires, request, seed, key)
     return trainings
 
 

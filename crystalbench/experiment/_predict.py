@@ -116,6 +116,7 @@ def _one(
     try:
         labels, measured = _timed(segmenter, sample)
     except CrystalbenchError as error:
+        print(f"{sample.name}: {error}", flush=True)
         return result.model_copy(update={"status": "failed", "error": str(error)})
     except Exception as error:
         traceback.print_exc()

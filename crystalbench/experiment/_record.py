@@ -36,17 +36,18 @@ class DataReference(_Part):
 
 
 class SplitReference(_Part):
-    """Which part of the data was tested."""
+    """Which part of the data was tested; ``sha256`` says which images trained, validated and tested."""
 
     name: str
     subset: str = "test"
+    sha256: str = ""
 
 
 class TrainingRecord(_Part):
-    """How one component was trained; ``weights`` says where its weights started."""
+    """How one component was trained; ``weights`` says where its weights started, null where it has none."""
 
     key: str
-    weights: str
+    weights: str | None
     seconds: float
     steps: int
     checkpoint_sha256: str = ""
@@ -88,7 +89,10 @@ class Latency(_Part):
 
 
 class Record(_Part):
-    """One experiment: method, parameters, data, split and seed, with scores and provenance."""
+    """One experiment: method, parameters, data, split and seed, with scores and provenance.
+
+    ``changes`` are the parameters, by dotted name, that are not those of the preset.
+    """
 
     schema_version: int = SCHEMA
     evaluator_version: int = EVALUATOR_VERSION
@@ -97,6 +101,7 @@ class Record(_Part):
     info: MethodInfo
     preset: str
     parameters: dict[str, Any]
+    changes: dict[str, Any] = {}
     dataset: DataReference
     train_dataset: str | None = None
     split: SplitReference

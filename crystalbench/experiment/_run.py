@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from crystalbench import _devices
 from crystalbench._files import write_json
+from crystalbench.config import flatten
 from crystalbench.evaluation import ImageScores, summarize
 from crystalbench.experiment._jobs import (
     OVERLAYS_FOLDER,
@@ -21,8 +23,8 @@ from crystalbench.experiment._jobs import (
     read_training,
 )
 from crystalbench.experiment._keys import source_sha256
-from crystalbench.experiment._local import Outcome, run_job
-from crystalbench.experiment._plan import Experiment, Training, identity_sha256
+from crystalbench.experiment._local import Outcome, log_tail, run_job
+from crystalbench.experiment._plan import SPLIT, Experiment, Training, identity_sha256
 from crystalbench.experiment._predict import is_current, read_images
 from crystalbench.experiment._progress import Reporter
 from crystalbench.experiment._provenance import command_line, now, provenance
@@ -155,7 +157,8 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
     failed = next((image for image in images if image.status == "failed"), None)
     if outcome.status == "ok" and failed is not None:
         message = f"{failed.image}: {failed.error}"
-        outcome = Outcome("failed", Failure(type="ImageFailed", message=message))
+        tail = log_tail(experiment.folder)
+        outcome = Outcome("failed", Failure(type="ImageFailed", message=message, log_tail=tail))
     trainings = _trainings(experiment)
     return Record(
         key=experiment.key,
@@ -163,6 +166,7 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
         info=experiment.method.info,
         preset=request.preset,
         parameters=experiment.values,
+        changes=_changes(experiment),
         dataset=DataReference(
             name=request.dataset.name,
             line_px=request.dataset.line_px,
@@ -170,7 +174,7 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
             identity_sha256=identity_sha256(request.dataset),
         ),
         train_dataset=request.train_dataset.name if request.train_dataset else None,
-        split=SplitReference(name="all" if request.train_dataset else "fixed"),
+        split=SplitReference(name="all" if request.train_dataset else SPLIT, sha256=experiment.split_sha256),
         seed=experiment.seed,
         device=request.device.split(":")[0],
         device_name=_devices.device_name(request.device),
@@ -187,6 +191,12 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
         warnings=_warnings(experiment, trainings),
         provenance={"command": command_line(), **provenance(experiment.method, request.device, start)},
     )
+
+
+def _changes(experiment: Experiment) -> dict[str, Any]:
+    """Return the parameters that are not the preset's."""
+    preset = dict(flatten(experiment.method.preset(experiment.request.preset)))
+    return {name: value for name, value in flatten(experiment.values) if value != preset.get(name)}
 
 
 def _images(job: PredictJob | None) -> list[ImageRecord]:

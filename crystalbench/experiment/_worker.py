@@ -67,7 +67,7 @@ class _JobContext:
     threads: int
     folder: Path
     checkpoints: Mapping[str, Path]
-    weights: str = "random"
+    weights: str | None = None
     warnings: list[str] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
     _begun: float = field(default_factory=time.monotonic)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from crystalbench._console import PAGE_WIDTH, screen
 from crystalbench._exceptions import ConfigurationError, UnknownNameError
 from crystalbench._files import write_atomic
 from crystalbench._paths import data_dir
@@ -21,7 +20,6 @@ from crystalbench.leaderboard._table import to_table
 
 _logger = logging.getLogger("crystalbench")
 _DEFAULT = Path("runs")
-_PAGE_WIDTH = 160
 
 
 def leaderboard(
@@ -54,14 +52,14 @@ def leaderboard(
         raise UnknownNameError("format", format, FORMATS)
     chosen = rows(_of_data(_records(runs), data))
     if out is None:
-        return _table_text(chosen, _screen()) if format == "table" else FORMATS[format](chosen)
+        return _table_text(chosen, screen()) if format == "table" else FORMATS[format](chosen)
     write_atomic(out, FORMATS[format](chosen).encode())
     return None
 
 
 def board_text(records: Sequence[Record]) -> str:
     """Return the leaderboard of ``records`` as a table for the screen."""
-    return _table_text(rows(records), _screen())
+    return _table_text(rows(records), screen())
 
 
 def _records(runs: Sequence[Path] | None) -> list[Record]:
@@ -85,13 +83,7 @@ def _of_data(records: Sequence[Record], data: str | None) -> list[Record]:
 
 
 def _page(chosen: Sequence[Row]) -> str:
-    return _table_text(chosen, Console(width=_PAGE_WIDTH, color_system=None))
-
-
-def _screen() -> Console:
-    """Return a console as wide as the terminal; a pipe has no width, so it gets all columns."""
-    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console() if narrow else Console(width=_PAGE_WIDTH)
+    return _table_text(chosen, Console(width=PAGE_WIDTH, color_system=None))
 
 
 def _table_text(chosen: Sequence[Row], console: Console) -> str:

@@ -141,7 +141,9 @@ def statement(board: Sequence[Row]) -> str:
         "seed": {str(seed) for row in board for seed in row.seeds},
     }
     parts = [f"{kind} {', '.join(sorted(values))}" for kind, values in shown.items()]
-    return plain(f"Data set {heading(board)}, content {board[0].dataset_sha256[:12]}; {'; '.join(parts)}.")
+    row = board[0]
+    identity = f"content {row.dataset_sha256[:12]}, split {row.split_sha256[:12]}, classes at {row.class_px} px"
+    return plain(f"Data set {heading(board)}, {identity}; {'; '.join(parts)}.")
 
 
 def reading(board: Sequence[Row]) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import TypeAdapter
 from tabulate import tabulate
 
+from crystalbench.config import flatten
 from crystalbench.leaderboard import _cells
-from crystalbench.leaderboard._rows import Row, flatten
+from crystalbench.leaderboard._rows import Row
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#&])")
 _COLUMNS = (

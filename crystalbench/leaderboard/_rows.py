@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from crystalbench._files import canonical_json
+from crystalbench.config import flatten
 from crystalbench.evaluation import ImageScores
 from crystalbench.evaluation._scores import nan_to_none, panoptic_quality
 from crystalbench.evaluation._summary import mean_and_std
@@ -75,8 +76,8 @@ class Row(Scores):
     ``rank`` is "2", or "1-2" where rows share their PQ, and null for rows that are not ranked: controls,
     partial rows and rows whose status is not ok. ``partial`` is true where ``--limit`` was given or images
     failed. ``weights`` is where the initial weights come from, null where nothing is trained. ``latency_s``
-    is the mean in seconds, null where the seeds ran on different machines. ``variant`` names the settings
-    that tell rows apart which differ in nothing else.
+    is the mean in seconds, null where the seeds ran on different machines. ``changes`` are the settings that
+    are not the preset's; ``variant`` names them, and what else tells apart rows that would look the same.
     """
 
     method: str
@@ -109,15 +110,19 @@ class Row(Scores):
     limit: int | None
     variant: str | None = None
     settings: dict[str, Any]
+    changes: dict[str, Any]
     split_name: str
+    split_sha256: str
     dataset_sha256: str
+    class_px: int
     key: list[str]
     warnings: list[str]
 
     @property
-    def board(self) -> tuple[str, str, str, str, str]:
-        """What rows must share to be compared: data set, its content, split and training data."""
-        return (self.dataset, self.train_dataset or "", self.split, self.split_name, self.dataset_sha256)
+    def board(self) -> tuple[str | int, ...]:
+        """What rows must share to be compared: data set, its content and classes, split and training data."""
+        data = (self.dataset, self.dataset_sha256, self.class_px)
+        return (*data, self.train_dataset or "", self.split, self.split_name, self.split_sha256)
 
 
 def rows(records: Iterable[Record]) -> list[Row]:
@@ -140,15 +145,6 @@ def rows(records: Iterable[Record]) -> list[Row]:
     pixels = _pixels(found)
     plain = [_row(group, pixels) for group in _groups(found)]
     return sorted(_told_apart(_ranked(plain)), key=_order)
-
-
-def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested mappings as (dotted name, value)."""
-    for name, item in value.items():
-        if isinstance(item, Mapping):
-            yield from flatten(item, f"{prefix}{name}.")
-        else:
-            yield prefix + name, item
 
 
 def _pixels(records: Iterable[Record]) -> dict[_ImageName, set[str]]:
@@ -188,9 +184,11 @@ def _settings_key(record: Record) -> Hashable:
         record.method,
         record.dataset.name,
         record.dataset.identity_sha256,
+        record.dataset.class_px,
         record.train_dataset,
         record.split.name,
         record.split.subset,
+        record.split.sha256,
         record.preset,
         canonical_json(record.parameters),
         record.limit,
@@ -221,6 +219,8 @@ def _row(group: Sequence[Record], pixels: Mapping[_ImageName, set[str]]) -> Row:
         train_dataset=newest.train_dataset,
         split=newest.split.subset,
         split_name=newest.split.name,
+        split_sha256=newest.split.sha256,
+        class_px=newest.dataset.class_px,
         preset=newest.preset,
         seeds=[record.seed for record in seeds],
         n_images=n_images,
@@ -243,6 +243,7 @@ def _row(group: Sequence[Record], pixels: Mapping[_ImageName, set[str]]) -> Row:
         precision=newest.precision,
         weights=_weights(newest),
         settings=newest.parameters,
+        changes=newest.changes,
         key=[record.key for record in seeds],
         warnings=[*_other_pixels(newest, pixels), *_warnings(seeds, surplus)],
     )
@@ -355,16 +356,17 @@ def _rank(pq: float, order: Sequence[float]) -> str:
 
 
 def _told_apart(ranked: Iterable[Row]) -> Iterator[Row]:
-    """Give a variant to rows that would look the same: the settings in which they differ."""
+    """Give rows their variant: the settings that are not the preset's, and those in which look-alikes differ."""
     alike: defaultdict[Hashable, list[Row]] = defaultdict(list)
     for row in ranked:
-        looks = (row.method, row.preset, row.weights, row.limit, row.device, row.precision)
+        looks = (row.method, row.preset, row.weights, row.device, row.precision)
         alike[(row.board, looks)].append(row)
     for group in alike.values():
         settings = [dict(flatten(row.settings)) for row in group]
         for row, own in zip(group, settings, strict=True):
             differing = [name for name in own if any(other.get(name) != own[name] for other in settings)]
-            variant = ", ".join(f"{name}={own[name]}" for name in differing)
+            named = dict.fromkeys([*row.changes, *differing])
+            variant = ", ".join(f"{name}={own[name]}" for name in named if name in own)
             yield row.model_copy(update={"variant": variant or None})
 
 
