@@ -35,7 +35,7 @@ def test_four_images_of_class_1_are_learnt_by_heart(
     by_heart: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = ["run", "--method", "cellpose", "--data", str(by_heart), "--out", str(tmp_path / "runs")]
-    steps = ["--set", "train.cp.epochs=100", "--set", "train.cp.crops_per_image=16"]
+    steps = ["--set", "train.cp.epochs=80", "--set", "train.cp.crops_per_image=16"]
     assert main([*run, *steps, "--set", "train.cp.scale_range=[0.75,1.25]"]) == 0
     capsys.readouterr()
     main(["leaderboard", "--runs", str(tmp_path / "runs"), "--format", "json"])
