@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return OK
     except OSError as error:
         again = verb in (_run, _data_make, _data_import) and error.errno in _DISK_FAILS
-        advice = "; what is finished is kept, run the same command again" if again else ""
+        advice = "; when that is mended, run the same command again" if again else ""
         print(f"crystalbench: {_reason(error)}{advice}", file=sys.stderr)
         return WRONG_CALL if isinstance(error, _WRONG_PATH) else SOME_FAILED
     except KeyboardInterrupt:

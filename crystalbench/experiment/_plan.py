@@ -140,7 +140,8 @@ def plan(request: Request) -> list[Experiment]:
     Raises
     ------
     ConfigurationError
-        For unknown methods, keys or values, or a ``--set`` that does not say which method it means.
+        For unknown methods, keys or values, a ``--set`` that does not say which method it means, or
+        ``--train-data`` that holds images of the test.
     SplitError
         Where the data cannot be split.
     """
@@ -164,11 +165,11 @@ def _parts(request: Request) -> _Parts:
         raise ConfigurationError(f"{request.dataset.root}: the test subset is empty")
     training = {"train": dataset.identity(split.train), "val": dataset.identity(split.val)}
     if request.train_dataset:
-        _refuse_leaks(request, [*split.train, *split.val], tested)
+        _refuse_leaks([*split.train, *split.val], tested)
     return _Parts(dataset, training, tuple(tested), request.dataset.identity(tested))
 
 
-def _refuse_leaks(request: Request, trained: Sequence[Sample], tested: Sequence[Sample]) -> None:
+def _refuse_leaks(trained: Sequence[Sample], tested: Sequence[Sample]) -> None:
     known = {sample.hashes["image"] for sample in trained}
     shared = [sample.name for sample in tested if sample.hashes["image"] in known]
     if shared:
