@@ -88,11 +88,11 @@ class FlowSegmenter(Segmenter):
 
     def load(self, checkpoints: Mapping[str, Path], device: str) -> None:
         """Read the flow network's checkpoint."""
-        from . import _decoding, _networks, _tiling  # noqa: F401  (not in the first latency)
+        from . import _decoding, _networks, _tiling, _weights  # noqa: F401  (not in the first latency)
 
         super().load(checkpoints, device)
         network = _networks.cp_network(self.train["cp"].width)
-        _networks.load_checkpoint(checkpoints["cp"], network)
+        _weights.load_checkpoint(checkpoints["cp"], network)
         self.cp = _tiling.tiled(network, self.train["cp"].input_size, self.infer_parameters, device)
 
     def field(self, image: Image, factor: float) -> Field:

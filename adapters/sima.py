@@ -60,12 +60,12 @@ class Sima(_flow.MultiScaleSegmenter):
         """Read both networks' checkpoints."""
         import torch
 
-        from . import _networks, _tiling
+        from . import _networks, _tiling, _weights
 
         super().load(checkpoints, device)
         parameters = self.train["attention"]
-        network, _ = _networks.attention_network(parameters.encoder, len(parameters.loss_weights), None)
-        _networks.load_checkpoint(checkpoints["attention"], network)
+        network, _ = _networks.attention_network(parameters.encoder, len(parameters.loss_weights))
+        _weights.load_checkpoint(checkpoints["attention"], network)
         network = torch.nn.Sequential(network, torch.nn.Sigmoid())
         self._attention = _tiling.tiled(network, parameters.input_size, self.infer_parameters, device)
 

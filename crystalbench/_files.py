@@ -52,3 +52,11 @@ def file_sha256(path: Path) -> str:
     """Return the hexadecimal SHA-256 of a file's content."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def path_sha256(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's content, or of the names and contents of a folder's files."""
+    if path.is_file():
+        return file_sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return sha256(canonical_json({file.relative_to(path).as_posix(): file_sha256(file) for file in files}))

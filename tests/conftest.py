@@ -22,14 +22,17 @@ class FitContext:
     seed: int = 0
     device: str = "cpu"
     threads: int = 2
+    unpickle: bool = False
     steps: int = 0
+    warnings: list[str] = field(default_factory=list)
 
     def report(self, step: int, total: int, **scalars: float) -> None:
         self.steps = step
 
     def initial_weights(self, origin: str) -> None: ...
 
-    def warn(self, message: str) -> None: ...
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -22,7 +22,7 @@ pytest.importorskip("segmentation_models_pytorch")
 import torch
 from safetensors.numpy import save
 
-from crystalbench.adapters import _flow, _networks, _size, _targets
+from crystalbench.adapters import _flow, _networks, _size, _targets, _weights
 from crystalbench.adapters import cellpose as cellpose_adapter
 
 METHODS = ("sima", "cellpose", "cellpose-multiscale", "cellpose-noresize")
@@ -76,8 +76,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("checkpoints")
     files = {name: folder / f"{name}.safetensors" for name in ("cp", "attention", "size")}
     torch.manual_seed(0)
-    _networks.save_checkpoint(files["cp"], _networks.cp_network(NARROW["width"]))
-    _networks.save_checkpoint(files["attention"], _networks.attention_network("mit_b0", 5, "random")[0])
+    _weights.save_checkpoint(files["cp"], _networks.cp_network(NARROW["width"]))
+    _weights.save_checkpoint(files["attention"], _networks.attention_network("mit_b0", 5)[0])
     write_regression(files["size"], log_ratio=0.5)
     return files
 
@@ -149,7 +149,7 @@ def test_parameter_count_is_that_of_the_paper_preset(name: str) -> None:
     if "attention" in train:
         # Its encoder computes its dropout rates with tensors, which are none on the meta device.
         encoder, maps = train["attention"].encoder, len(train["attention"].loss_weights)
-        networks.append(_networks.attention_network(encoder, maps, None)[0])
+        networks.append(_networks.attention_network(encoder, maps)[0])
     counted = sum(p.numel() for network in networks for p in network.parameters())
     assert method.info.parameters == counted
     assert method.info.input_size == train["cp"].input_size == 224

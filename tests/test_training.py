@@ -24,7 +24,7 @@ from test_targets import angles, mosaic
 import crystalbench.registry  # noqa: F401  registers crystalbench.adapters
 from crystalbench._exceptions import ConfigurationError, DataError
 from crystalbench._files import file_sha256
-from crystalbench.adapters import _augmentation, _networks, _targets, _training
+from crystalbench.adapters import _augmentation, _loop, _networks, _targets, _training, _weights
 from crystalbench.adapters._parameters import AttentionTrain, CpTrain, SizeTrain
 
 CP = CpTrain(
@@ -61,6 +61,7 @@ class Told:
     scalars: list[dict[str, float]] = field(default_factory=list)
     origins: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    unpickle: bool = False
     stop_at: int | None = None
     stop: Callable[[], None] = lambda: None
 
@@ -94,7 +95,7 @@ def checkpoint(context: Told) -> Path:
 
 
 def test_rate_rises_linearly_from_zero_and_falls_as_a_cosine() -> None:
-    rates = [_training.learning_rate(step, 110, 10, 0.1) for step in range(111)]
+    rates = [_loop.learning_rate(step, 110, 10, 0.1) for step in range(111)]
     assert rates[0] == 0
     assert rates[5] == pytest.approx(0.05)
     assert rates[10] == 0.1
@@ -193,10 +194,10 @@ def test_training_leaves_a_checkpoint_and_scalars_and_learns(tmp_path: Path) -> 
 
 def test_a_checkpoint_has_the_librarys_names(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    _networks.save_checkpoint(path, _networks.cp_network((4, 8)))
+    _weights.save_checkpoint(path, _networks.cp_network((4, 8)))
     library = CPnet([3, 4, 8], nout=3, sz=3)
     assert safetensors.numpy.load_file(path).keys() == library.state_dict().keys()
-    loaded = _networks.load_checkpoint(path, library)
+    loaded = _weights.load_checkpoint(path, library)
     assert not loaded.training
 
 
@@ -204,7 +205,7 @@ KILLED = """
 import sys
 from pathlib import Path
 import test_training as t
-t._training.STATE_EVERY = 0
+t._loop.STATE_EVERY, t._loop.STATE_SHARE = 0, float('inf')
 t._training.fit_cp(t.CP, t.samples(), [], t.Told(Path(sys.argv[1]), stop_at=11, stop=t.kill))
 """
 
@@ -223,7 +224,8 @@ def test_a_training_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights(
 def test_an_interrupted_attention_training_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_training, "STATE_EVERY", 0)
+    monkeypatch.setattr(_loop, "STATE_EVERY", 0)
+    monkeypatch.setattr(_loop, "STATE_SHARE", float("inf"))
     undisturbed, broken = Told(tmp_path / "undisturbed"), Told(tmp_path / "broken", stop_at=8, stop=interrupt)
     _training.fit_attention(ATTENTION, samples(), samples()[:1], undisturbed)
     with pytest.raises(KeyboardInterrupt):
@@ -235,7 +237,8 @@ def test_an_interrupted_attention_training_ends_with_the_same_weights(
 
 
 def test_a_full_disk_leaves_the_old_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_training, "STATE_EVERY", 0)
+    monkeypatch.setattr(_loop, "STATE_EVERY", 0)
+    monkeypatch.setattr(_loop, "STATE_SHARE", float("inf"))
     context = Told(tmp_path, stop_at=5, stop=interrupt)
     with pytest.raises(KeyboardInterrupt):
         _training.fit_cp(CP, samples(), [], context)
@@ -280,7 +283,7 @@ def test_training_can_start_from_a_file(tmp_path: Path, suffix: str) -> None:
     if suffix == ".pt":
         torch.save(network.state_dict(), path)
     else:
-        _networks.save_checkpoint(path, network)
+        _weights.save_checkpoint(path, network)
     context = Told(tmp_path / "run")
     frozen = CP.model_copy(update={"init": str(path), "epochs": 1, "batch_size": 10})
     _training.fit_cp(frozen, samples(), [], context)
@@ -294,24 +297,12 @@ def test_training_can_start_from_a_file(tmp_path: Path, suffix: str) -> None:
 
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "start.safetensors"
-    _networks.save_checkpoint(path, _networks.cp_network((4, 16)))
+    _weights.save_checkpoint(path, _networks.cp_network((4, 16)))
     with pytest.raises(ConfigurationError, match="weights of another network"):
-        _networks.load_checkpoint(path, _networks.cp_network((4, 8)))
-    with pytest.raises(ConfigurationError, match="is no file"):
-        _networks.load_initial(tmp_path / "none.pt", _networks.cp_network((4, 8)))
+        _weights.load_checkpoint(path, _networks.cp_network((4, 8)))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match="cannot be read as a file of weights"):
-        _networks.load_checkpoint(path, _networks.cp_network((4, 8)))
-
-
-def test_the_encoder_alone_can_start_from_a_file(tmp_path: Path) -> None:
-    network, _ = _networks.attention_network("mit_b0", 5, "random")
-    path = tmp_path / "encoder.safetensors"
-    _networks.save_checkpoint(path, network.encoder)
-    other, origin = _networks.attention_network("mit_b0", 3, str(path))
-    assert origin == f"file:{file_sha256(path)[:12]}"
-    for name, weight in network.encoder.state_dict().items():
-        assert torch.equal(other.encoder.state_dict()[name], weight)
+        _weights.load_checkpoint(path, _networks.cp_network((4, 8)))
 
 
 def test_without_a_network_the_encoder_starts_at_random_and_says_so(
@@ -332,7 +323,7 @@ def test_the_size_regression_is_what_the_librarys_model_reads(tmp_path: Path) ->
              for n in (2, 3, 4, 6, 8, 12)]  # fmt: skip
     cp = CP.model_copy(update={"epochs": 1})
     network = _networks.cp_network(cp.width)
-    _networks.save_checkpoint(tmp_path / "cp.safetensors", network)
+    _weights.save_checkpoint(tmp_path / "cp.safetensors", network)
     context = Told(tmp_path / "size", checkpoints={"cp": tmp_path / "cp.safetensors"})
     parameters = SizeTrain(input_size=96, epochs=8, batch_size=6, scale_range=(0.9, 1.1), l2=1e-3)
     _training.fit_size(parameters, cp, ruled, [], context)
