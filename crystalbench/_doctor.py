@@ -70,6 +70,8 @@ def _lacks(method: Method, libraries: dict[str, Library]) -> str:
         # From the YAML alone: to ask the class would be to import what is missing.
         extra = method.written.info.get("extra")
         remedy = f"; install with: pip install 'crystalbench[{extra}]'" if extra else ""
+        if method.script is not None:
+            remedy = "; run --isolated installs it apart"
         return f"lacks {', '.join(missing)}{remedy}"
     try:
         info = method.segmenter_class.info

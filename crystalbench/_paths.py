@@ -6,7 +6,8 @@ from pathlib import Path
 
 from crystalbench._exceptions import ConfigurationError
 
-_PACKAGE = Path(__file__).parent
+# Resolved: an environment of its own may hold a link to this package.
+_PACKAGE = Path(__file__).resolve().parent
 
 
 def data_dir(name: str) -> Path:

@@ -6,6 +6,7 @@ import argparse
 import errno
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from crystalbench.data import Dataset
     from crystalbench.experiment import Experiment, Record, Request
+    from crystalbench.testing import Check, Result
 
 OK, SOME_FAILED, WRONG_CALL = 0, 1, 2
 _WRONG_PATH = (IsADirectoryError, NotADirectoryError, PermissionError, FileExistsError)
@@ -70,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_score(verbs)
     _add_data(verbs)
     _add_methods(verbs)
+    _add_door(verbs)
     return parser
 
 
@@ -104,7 +107,15 @@ def _add_run(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     add("--dry-run", action="store_true", help="say what would be done")
     add("--retry", choices=("failed",), help="only the experiments that failed before")
     add("--retrain", action="store_true", help="train again also what is trained")
+    add("--timeout", type=_amount, metavar="S", help="end a training or prediction that makes no progress "
+        "for S seconds: no step that it reports, no image (none)")  # fmt: skip
+    add("--max-memory", type=_gigabytes, metavar="GB", help="end a training or prediction that holds more memory "
+        "(what leaves the machine 5 %% of its own, from 0.5 to 2 GB)")  # fmt: skip
     add("--adapter", action="append", default=[], metavar="FILE[:Class]", help="a method of your own")
+    add("--isolated", action="store_true", help="run adapters that carry a `# /// script` block with the "
+        "dependencies it names (PEP 723), in an environment that uv builds")  # fmt: skip
+    add("--unpickle-weights", action="store_true", help="read files of weights that need unpickling, "
+        "which can run code: only for files you trust")  # fmt: skip
     add("--out", type=Path, default=Path("runs"), metavar="DIR", help="(%(default)s)")
 
 
@@ -158,19 +169,31 @@ def _add_methods(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     doctor.add_argument("--adapter", action="append", default=[], metavar="FILE[:Class]")
 
 
+def _add_door(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    new = verbs.add_parser("new", help="write the files that a method of your own begins with")
+    new.set_defaults(verb=_new)
+    new.add_argument("name", metavar="NAME")
+    new.add_argument("--to", type=Path, default=Path(), metavar="DIR", help="(the current folder)")
+    check = verbs.add_parser("check", help="see that a method does what is asked of all methods")
+    check.set_defaults(verb=_check)
+    check.add_argument("name", metavar="NAME")
+    check.add_argument("--adapter", action="append", default=[], metavar="FILE[:Class]")
+
+
 def _run(options: argparse.Namespace) -> int:
-    from crystalbench.experiment import Run, plan, reporter
+    from crystalbench.experiment import Limits, Run, plan, reporter
 
     console = _stderr()
     say = reporter(console)
     request = _request(options, console)
-    experiments = plan(request)
+    experiments = plan(request, say.say)
     if options.retry:
         experiments = [experiment for experiment in experiments if _has_failed(experiment)]
     if options.dry_run:
         _print_plan(experiments, options.retrain)
         return OK
-    records = Run(experiments, say, retrain=options.retrain)()
+    limits = Limits(options.timeout, options.max_memory)
+    records = Run(experiments, say, retrain=options.retrain, limits=limits)()
     _print_results(experiments, records)
     return OK if all(record.status == "ok" for record in records) else SOME_FAILED
 
@@ -193,6 +216,8 @@ def _request(options: argparse.Namespace, console: Console) -> Request:
         limit=options.limit,
         device=_devices.resolve_device(options.device),
         threads=options.threads or _devices.cores(),
+        isolated=options.isolated,
+        unpickle=options.unpickle_weights,
         out=options.out,
     )
 
@@ -330,16 +355,16 @@ def _methods(options: argparse.Namespace) -> int:
         return OK
     # Names are typed: what is short of room is folded, and they are not.
     method, extra = Column("method", no_wrap=True), Column("extra", no_wrap=True)
+    parameters, size = Column("parameters", no_wrap=True), Column("input", no_wrap=True)
     title, licence = Column("title", overflow="fold"), Column("licence", overflow="fold")
-    table = Table(method, title, "parameters", "input", extra, licence)
+    table = Table(method, title, parameters, size, extra, licence)
     for info in infos:
         control = " (control)" if info.control else ""
-        size = f"{info.input_size} px" if info.input_size else "-"
         cells = (
             info.name + control,
             info.title,
             f"{info.parameters:,}",
-            size,
+            f"{info.input_size} px" if info.input_size else "-",
             info.extra or "-",
             info.licence,
         )
@@ -352,6 +377,41 @@ def _doctor(options: argparse.Namespace) -> int:
     from crystalbench._doctor import examine
 
     return OK if examine(options.adapter) else SOME_FAILED
+
+
+def _new(options: argparse.Namespace) -> int:
+    from crystalbench._new import new_method
+
+    adapter, settings, test = (shlex.quote(str(file)) for file in new_method(options.name, options.to))
+    print(f"wrote {adapter}, {settings} and {test}: a method that works; now make it yours")
+    print(f"  crystalbench check {options.name} --adapter {adapter}")
+    print(f"  crystalbench run --method {options.name} --adapter {adapter}")
+    print(f"  pytest {test}")
+    return OK
+
+
+def _check(options: argparse.Namespace) -> int:
+    from tempfile import TemporaryDirectory
+
+    from crystalbench.testing import CHECKS, Suite, counts
+
+    with TemporaryDirectory(prefix="crystalbench-check-") as folder:
+        suite = Suite(options.name, Path(folder), options.adapter)
+        results = []
+        for name, check in CHECKS.items():
+            with _stderr().status(f"check {name}"):
+                results.append(suite.run(name))
+            _print_result(results[-1], check)
+    print(counts(results))
+    return SOME_FAILED if any(result.outcome == "failed" for result in results) else OK
+
+
+def _print_result(result: Result, check: Check) -> None:
+    reason = f": {result.reason}" if result.reason else f" ({result.seconds:.1f} s)"
+    print(f"{result.outcome:17}{result.check}{reason}", flush=True)
+    if result.outcome == "failed":
+        print(f"{'':17}asked: {check.asks}", flush=True)
+        print(result.trace, end="", file=sys.stderr, flush=True)
 
 
 def _open(data: str, console: Console) -> Dataset:
@@ -387,6 +447,20 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
+
+
+def _amount(text: str) -> float:
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = 0.0
+    if not 0 < amount < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return amount
+
+
+def _gigabytes(text: str) -> float:
+    return _amount(text) * 1e9
 
 
 def _seed(text: str) -> int:

@@ -40,29 +40,54 @@ class ParameterSet(_Strict):
         return self.model_copy(update={"train": _by_component(self.train, components)})
 
 
+class CheckSet(ParameterSet):
+    """What the conformance suite is told: values that make a method tiny, and what it is known to fail.
+
+    ``expected_failures`` gives the reason by the name of the check; see :mod:`crystalbench.testing`.
+    """
+
+    expected_failures: dict[str, str] = {}
+
+
 class MethodConfig(ParameterSet):
     """A file ``configs/methods/NAME.yaml``.
 
     ``method`` names the adapter's file, ``class_name`` (``class`` in YAML) the class where the file has
-    several. ``presets`` are partial overrides, ``search`` holds lists of values to try.
+    several. ``required`` are parameters by dotted name without which the method cannot run: it is then
+    no part of ``all``. ``presets`` are partial overrides, ``search`` holds lists of values to try, ``check`` is
+    for the conformance suite.
     """
 
     method: str
     class_name: str | None = Field(default=None, alias="class")
     info: Tree = {}
+    required: tuple[str, ...] = ()
     presets: dict[Preset, ParameterSet] = {}
     search: ParameterSet = ParameterSet()
+    check: CheckSet = CheckSet()
 
     def by_component(self, components: Sequence[str]) -> Self:
-        """Return these settings with the name of the only component put in, in presets and search too."""
-        presets = {name: preset.by_component(components) for name, preset in self.presets.items()}
-        search = self.search.by_component(components)
-        return super().by_component(components).model_copy(update={"presets": presets, "search": search})
+        """Return these settings with the name of the only component put in, in presets, search and check too."""
+        parts = {
+            "presets": {name: preset.by_component(components) for name, preset in self.presets.items()},
+            "search": self.search.by_component(components),
+            "check": self.check.by_component(components),
+        }
+        return super().by_component(components).model_copy(update=parts)
 
     def values(self, preset: Preset) -> Tree:
         """Return the plain values of ``preset`` as ``{"train": ..., "infer": ..., "decode": ...}``."""
         base = ParameterSet(train=self.train, infer=self.infer, decode=self.decode).model_dump()
         return merge(base, self.presets.get(preset, ParameterSet()).model_dump())
+
+    def tiny_values(self) -> Tree:
+        """Return the plain values that the conformance suite trains and predicts with: ``check`` over ``quick``."""
+        return merge(self.values("quick"), self.check.model_dump(exclude={"expected_failures"}))
+
+    def unset(self, values: Tree) -> list[str]:
+        """Return the ``required`` parameters that are null or missing in ``values``."""
+        given = dict(flatten(values))
+        return [name for name in self.required if given.get(name) is None]
 
 
 def read_yaml(path: Path, model: type[_Model]) -> _Model:

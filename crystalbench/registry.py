@@ -10,23 +10,30 @@ import ast
 import importlib
 import importlib.util
 import logging
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.machinery import ModuleSpec
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crystalbench._exceptions import ConfigurationError, CrystalbenchError, UnknownNameError
 from crystalbench._paths import data_dir
 from crystalbench.config import MethodConfig, Preset, Tree, read_yaml, validate
 from crystalbench.segmenter import Component, MethodInfo, Parameters, Segmenter
 
+if TYPE_CHECKING:
+    from crystalbench.data import Sample
+
 PACKAGE = "crystalbench.adapters"
 _FILE_MODULE = "crystalbench_adapter_"
+# As PEP 723 gives it.
+_SCRIPT = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
 _logger = logging.getLogger("crystalbench")
 
 
@@ -46,12 +53,16 @@ _register_package()
 
 @dataclass(frozen=True)
 class Method:
-    """A method that was found: its settings as ``written`` and where its code lies. Nothing of it is imported yet."""
+    """A method that was found: its settings as ``written`` and where its code lies. Nothing of it is imported yet.
+
+    ``python`` is the interpreter that its workers run in.
+    """
 
     name: str
     written: MethodConfig
     module: str
     file: Path
+    python: Path = Path(sys.executable)
 
     @cached_property
     def config(self) -> MethodConfig:
@@ -64,10 +75,20 @@ class Method:
         if self.written.info:
             values = {"name": self.name, **self.written.info}
             return validate(MethodInfo, values, f"info of method {self.name}")
-        declared = getattr(self._raw_class, "info", None)
+        declared = self._declared_info
         if declared is None:
             return MethodInfo(name=self.name, title=self.name, licence="unknown")
         return MethodInfo.model_validate({**declared.model_dump(), "name": self.name})
+
+    @property
+    def _declared_info(self) -> MethodInfo | None:
+        try:
+            return getattr(self._raw_class, "info", None)
+        except ConfigurationError:
+            if self.script is None:
+                raise
+            # Its libraries are in an environment of its own.
+            return None
 
     @cached_property
     def segmenter_class(self) -> type[Segmenter]:
@@ -84,7 +105,7 @@ class Method:
     def _raw_class(self) -> type[Segmenter]:
         try:
             module = _import(self.module, self.file)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigurationError(f"{self.file}: cannot be imported: {type(error).__name__}: {error}") from error
         cls = _pick_class(module, self.written.class_name, self.file)
         if slip := next(_slips(cls), None):
@@ -95,6 +116,12 @@ class Method:
     def components(self) -> dict[str, Component]:
         """The trained parts by name, in the order in which they are trained."""
         return {component.name: component for component in self.segmenter_class.components}
+
+    def model_name(self, component: str) -> str:
+        """Return the qualified name of the model of a component's parameters; of the method where it has none."""
+        model = self.components[component].parameters
+        named_by = self.segmenter_class if model.__module__ == Parameters.__module__ else model
+        return f"{named_by.__module__}.{named_by.__qualname__}"
 
     def parameters(self, values: Tree) -> Tree:
         """Return ``values`` validated and complete, as plain JSON.
@@ -164,6 +191,33 @@ class Method:
         """The top-level modules outside of the standard library that the sources import."""
         names = {name.split(".")[0] for file in self.sources for name in _imported(file)}
         return tuple(sorted(names - set(sys.stdlib_module_names) - {"crystalbench", ""}))
+
+    @cached_property
+    def library_versions(self) -> dict[str, str]:
+        """The versions of the packages that the ``libraries`` come from; what is not installed is left out."""
+        packages = packages_distributions()
+        names = {name for module in self.libraries for name in packages.get(module, [])}
+        return {name: found for name in sorted(names) if (found := _version(name))}
+
+    @cached_property
+    def script(self) -> Tree | None:
+        """The ``script`` block (PEP 723) of the file, which names the libraries that it needs; None without one.
+
+        Raises
+        ------
+        ConfigurationError
+            Where it is not what PEP 723 says.
+        """
+        return _script_block(self.file)
+
+    @property
+    def environment(self) -> Tree | None:
+        """Python and packages of the environment of its own that the method runs in; None where it is this one."""
+        return None
+
+    def reads(self, values: Tree) -> Callable[[Sample], Sequence[Path]]:
+        """Return what says which files the labels of a sample depend on, see :meth:`Segmenter.reads`."""
+        return self.build(values).reads
 
 
 def find_methods(adapters: Sequence[str] = ()) -> dict[str, Method]:
@@ -319,6 +373,27 @@ def _slips(cls: Any) -> Iterator[str]:
 
 def _is_model(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Parameters)
+
+
+def _script_block(file: Path) -> Tree | None:
+    blocks = list(_SCRIPT.finditer(file.read_text(encoding="utf-8")))
+    if not blocks:
+        return None
+    lines = blocks[0]["content"].splitlines()
+    try:
+        block = tomllib.loads("\n".join(line.removeprefix("#").removeprefix(" ") for line in lines))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{file}: the `# /// script` block is not TOML: {error}") from error
+    if len(blocks) > 1:
+        raise ConfigurationError(f"{file}: has {len(blocks)} `# /// script` blocks")
+    return block
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _imported(file: Path) -> Iterator[str]:

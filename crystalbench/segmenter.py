@@ -68,13 +68,17 @@ class Component:
 
 
 class Context(Protocol):
-    """What a training is told, and whom it tells how it goes."""
+    """What a training is told, and whom it tells how it goes.
+
+    ``unpickle`` says that the user trusts files of weights that need unpickling, which can run code.
+    """
 
     seed: int
     device: str
     threads: int
     folder: Path
     checkpoints: Mapping[str, Path]
+    unpickle: bool
 
     def report(self, step: int, total: int, **scalars: float) -> None:
         """Say that ``step`` of ``total`` steps are done; ``scalars`` (losses, rates) are logged."""
@@ -154,6 +158,17 @@ class Segmenter(ABC):
     def predict_sample(self, sample: Sample) -> Labels:
         """Segment one sample of a data set. Control methods alone may look at ``sample.label``."""
         return self.predict(sample.image)
+
+    def reads(self, sample: Sample) -> Sequence[Path]:
+        """Return the files besides those of ``sample`` that its labels depend on; where one changes, so do they.
+
+        Not asked of a method that runs in an environment of its own.
+        """
+        return ()
+
+    def latency(self, measured: float) -> float | None:
+        """Return the seconds of a prediction that took ``measured``; what ran elsewhere tells its own, or None."""
+        return measured
 
     def pictures(self, image: Image) -> dict[str, Image]:
         """Pictures of intermediate results by title (flow fields, attention maps), for the overlays."""

@@ -106,10 +106,14 @@ def test_a_missing_file_and_a_missing_class_say_so(adapter: Path) -> None:
         _ = find_method("threshold", [f"{adapter}:Treshold"]).segmenter_class
 
 
-def test_a_file_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("import a_library_that_is_not_there\n", "ModuleNotFoundError"), ("import sys; sys.exit()\n", "SystemExit")],
+)
+def test_a_file_that_cannot_be_imported_says_why(text: str, reason: str, tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
-    file.write_text("import a_library_that_is_not_there\n")
-    with pytest.raises(ConfigurationError, match=r"broken\.py: cannot be imported: ModuleNotFoundError"):
+    file.write_text(text)
+    with pytest.raises(ConfigurationError, match=rf"broken\.py: cannot be imported: {reason}"):
         _ = find_method("broken", [str(file)]).segmenter_class
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from conftest import make_squares
 
+from crystalbench._files import path_sha256
 from crystalbench.data import open_dataset, read_labels, write_split
 from crystalbench.experiment._jobs import PlannedImage, PredictJob
 from crystalbench.experiment._predict import predict, read_images
@@ -37,6 +38,7 @@ def note(what):
 class NetTrain(Parameters):
     epochs: int = 8
     lr: float = 1.0
+    init: str = "random"
 
 class Decode(Parameters):
     fail_on: int = -1
@@ -50,6 +52,8 @@ class Audited(Segmenter):
     def fit(self, component, train, val, context):
         state = context.folder / "state.json"
         epoch, level = json.loads(state.read_text()) if state.exists() else (0, 0.0)
+        if self.train["net"].init == "pickle" and not context.unpickle:
+            raise RuntimeError("needs unpickling")
         while epoch < self.train["net"].epochs:
             time.sleep(0.05)
             level += np.mean([s.image.mean() for s in train]) / self.train["net"].epochs
@@ -292,6 +296,28 @@ def test_a_change_of_decode_does_not_retrain_but_predicts_again(workshop: Worksh
     assert workshop.noted()["epoch 1"] == 2
     (record,) = workshop.records()
     assert record["warnings"] == ["net: a warning from the training"]
+
+
+def test_weights_to_start_from_are_told_and_identified_by_their_content(workshop: Workshop, tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    for count, content in enumerate((b"some", b"other"), start=1):
+        (tmp_path / "hub" / "model.safetensors").write_bytes(content)
+        workshop.run("--set", f"train.init={tmp_path / 'hub'}")
+        assert workshop.noted()["epoch 1"] == count
+        assert path_sha256(tmp_path / "hub") in [
+            record["trainings"]["net"]["init_sha256"]  # type: ignore[index]
+            for record in workshop.records()
+        ]
+
+
+def test_trust_in_weights_reaches_the_training_and_no_key(workshop: Workshop) -> None:
+    workshop.run("--set", "train.init=pickle", status=1)
+    (record,) = workshop.records()
+    assert "needs unpickling" in record["error"]["message"]  # type: ignore[index]
+    workshop.run("--set", "train.init=pickle", "--unpickle-weights")
+    (record,) = workshop.records()
+    assert record["status"] == "ok"
+    assert record["trainings"]["net"]["init_sha256"] is None  # type: ignore[index]
 
 
 def test_interrupting_a_training_leaves_a_record(workshop: Workshop) -> None:

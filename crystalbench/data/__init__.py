@@ -4,13 +4,22 @@ from crystalbench.data._classes import crystal_lengths, difficulty_class
 from crystalbench.data._contact_sheet import contact_sheet, describe
 from crystalbench.data._dataset import Dataset, Sample, open_dataset
 from crystalbench.data._find import check_files, find_dataset, find_folder
-from crystalbench.data._images import read_grain, read_image, read_labels, write_image, write_labels
+from crystalbench.data._images import (
+    LABEL_SUFFIXES,
+    files_by_stem,
+    read_grain,
+    read_image,
+    read_labels,
+    write_image,
+    write_labels,
+)
 from crystalbench.data._importers import ImportReport, import_dataset
 from crystalbench.data._made import make_dataset
 from crystalbench.data._splits import Split, stratified_split, write_split
 from crystalbench.data._verify import Problem, verify_dataset
 
 __all__ = [
+    "LABEL_SUFFIXES",
     "Dataset",
     "ImportReport",
     "Problem",
@@ -21,6 +30,7 @@ __all__ = [
     "crystal_lengths",
     "describe",
     "difficulty_class",
+    "files_by_stem",
     "find_dataset",
     "find_folder",
     "import_dataset",

@@ -4,10 +4,12 @@ from crystalbench.experiment._plan import Experiment, Request, Training, plan
 from crystalbench.experiment._progress import reporter
 from crystalbench.experiment._record import ImageRecord, Record
 from crystalbench.experiment._run import Run, read_record
+from crystalbench.experiment._watch import Limits
 
 __all__ = [
     "Experiment",
     "ImageRecord",
+    "Limits",
     "Record",
     "Request",
     "Run",

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from crystalbench.config import Tree
+from crystalbench.segmenter import MethodInfo
 
 JOB_FILE = "job.json"
 PROGRESS_FILE = "progress.json"
 ERROR_FILE = "error.json"
 LOG_FILE = "log.txt"
+DESCRIPTION_FILE = "description.json"
 TRAINING_FILE = "training.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 IMAGES_FILE = "images.jsonl"
@@ -36,12 +38,13 @@ class _Job(BaseModel):
 
 
 class TrainJob(_Job):
-    """Train one component on the train and val subsets of a split."""
+    """Train one component on the train and val subsets of a split; ``unpickle`` as in :class:`Context`."""
 
     kind: Literal["train"] = "train"
     component: str
     split: str
     key: str
+    unpickle: bool = False
 
 
 class PlannedImage(BaseModel):
@@ -61,12 +64,28 @@ class PredictJob(_Job):
     images: tuple[PlannedImage, ...]
 
 
-Job = Annotated[TrainJob | PredictJob, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[TrainJob | PredictJob] = TypeAdapter(Job)
+class DescribeJob(BaseModel):
+    """Tell what a method is, and complete ``values``; for a driver that cannot import it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["describe"] = "describe"
+    method: str
+    adapters: tuple[str, ...]
+    values: Tree | None
+    folder: Path
+    threads: int = 1
+
+
+Job = TrainJob | PredictJob | DescribeJob
+_ADAPTER: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 
 
 class Progress(BaseModel):
     """How far a job is. ``seconds`` counts over all attempts at it."""
+
+    # A loss may be NaN: that is no reason to forget how far the job is.
+    model_config = ConfigDict(ser_json_inf_nan="constants")
 
     step: int = 0
     total: int = 0
@@ -75,12 +94,16 @@ class Progress(BaseModel):
 
 
 class TrainingResult(BaseModel):
-    """What a finished training leaves beside its checkpoint; ``method`` is the one that asked for it first."""
+    """What a finished training leaves beside its checkpoint; ``method`` is the one that asked for it first.
+
+    ``init_sha256`` is the hash of the file or folder that the parameter ``init`` names, if it names one.
+    """
 
     key: str
     method: str
     component: str
     weights: str | None
+    init_sha256: str | None = None
     seconds: float
     steps: int
     checkpoint_sha256: str
@@ -89,7 +112,30 @@ class TrainingResult(BaseModel):
     provenance: Tree
 
 
-def read_job(path: Path) -> TrainJob | PredictJob:
+class DescribedComponent(BaseModel):
+    """A component without the model of its parameters, of which only the name is told."""
+
+    name: str
+    fit_version: int
+    requires: tuple[str, ...]
+    model: str
+
+
+class Description(BaseModel):
+    """What a driver has to know of a method that it cannot import, and of the environment that the method is in.
+
+    ``libraries`` are the versions of what its sources import, ``packages`` those of all packages that are there.
+    """
+
+    info: MethodInfo
+    components: tuple[DescribedComponent, ...]
+    parameters: Tree
+    python: str
+    libraries: dict[str, str]
+    packages: dict[str, str]
+
+
+def read_job(path: Path) -> Job:
     """Read a job that the driver wrote."""
     return _ADAPTER.validate_json(path.read_bytes())
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
-from crystalbench._files import canonical_json, file_sha256, sha256
+from crystalbench._files import canonical_json, file_sha256, path_sha256, sha256
 from crystalbench.config import Tree
 from crystalbench.registry import Method
 
@@ -33,21 +32,19 @@ def training_key(
     The parameter model's qualified name keeps apart two methods that give their components one name;
     methods that share a component share its model.
     """
-    part = method.components[component]
-    model = part.parameters
-    named_by = model if model.__module__ != "crystalbench.segmenter" else method.segmenter_class
     parameters = values["train"][component]
     return key_of(
         component=component,
-        model=f"{named_by.__module__}.{named_by.__qualname__}",
-        fit_version=part.fit_version,
+        model=method.model_name(component),
+        fit_version=method.components[component].fit_version,
         parameters=parameters,
-        initial_weights=_file_identity(parameters.get("init")),
+        initial_weights=init_sha256(parameters),
         data=data,
         seed=seed,
         device=device.split(":")[0],
         threads=threads,
         requires=dict(requires),
+        **isolation(method),
     )
 
 
@@ -59,11 +56,17 @@ def prediction_base(method: Method, values: Tree, checkpoints: Mapping[str, str]
         infer=values["infer"],
         decode=values["decode"],
         sources=source_sha256(method),
-        libraries=library_versions(method),
+        libraries=method.library_versions,
         device=device.split(":")[0],
         threads=threads,
         precision="float32",
+        **isolation(method),
     )
+
+
+def isolation(method: Method) -> Tree:
+    """Return the part of every key that tells a method in an environment of its own from the same method in ours."""
+    return {} if method.environment is None else {"environment": method.environment}
 
 
 def source_sha256(method: Method) -> str:
@@ -71,22 +74,10 @@ def source_sha256(method: Method) -> str:
     return key_of(sources={file.name: file_sha256(file) for file in method.sources})
 
 
-def library_versions(method: Method) -> dict[str, str]:
-    """Return the versions of the libraries that the adapter imports; what is not installed is left out."""
-    distributions = packages_distributions()
-    names = {name for module in method.libraries for name in distributions.get(module, [])}
-    return {name: found for name in sorted(names) if (found := _version(name))}
+def init_sha256(parameters: Tree) -> str | None:
+    """Return the hash of the file or folder that a component's training starts from, if it does from one.
 
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def _file_identity(init: Any) -> str | None:
-    """Weights given as a file are identified by their content, so that replacing the file retrains."""
-    if isinstance(init, str) and Path(init).is_file():
-        return file_sha256(Path(init))
-    return None
+    Weights are identified by their content, so that replacing the file retrains.
+    """
+    init = parameters.get("init")
+    return path_sha256(Path(init)) if isinstance(init, str) and init and Path(init).exists() else None

@@ -1,99 +1,135 @@
-"""Runs a job in a worker process on this machine."""
+"""Runs a job in a worker process on this machine, and sees to it that the worker does no harm."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+
+import psutil
 
 from crystalbench._files import write_atomic
 from crystalbench.experiment._jobs import (
+    DESCRIPTION_FILE,
     ERROR_FILE,
     JOB_FILE,
     LOG_FILE,
-    PredictJob,
+    DescribeJob,
+    Job,
     Progress,
     TrainJob,
     read_progress,
+    read_training,
 )
-from crystalbench.experiment._record import Failure, Status
+from crystalbench.experiment._log import CappedLog, log_tail
+from crystalbench.experiment._predict import read_images
+from crystalbench.experiment._record import Failure, Outcome
+from crystalbench.experiment._watch import Limits, Watch
 
 _POLL_S = 0.1
-_TAIL_LINES = 30
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a job ended."""
+def run_job(job: Job, on_progress: Callable[[Progress], None], limits: Limits, python: Path) -> Outcome:
+    """Run ``job`` in a process of ``python`` and wait; what it prints goes to ``log.txt`` in its folder.
 
-    status: Status
-    failure: Failure | None = None
-
-
-def run_job(job: TrainJob | PredictJob, on_progress: Callable[[Progress], None]) -> Outcome:
-    """Run ``job`` in a process of its own and wait; its output goes to ``log.txt`` in its folder."""
+    However the worker ends, what it started ends with it.
+    """
     write_atomic(job.folder / JOB_FILE, job.model_dump_json(indent=1).encode())
     (job.folder / ERROR_FILE).unlink(missing_ok=True)
-    # -P: what lies in the folder that the user stands in must not shadow a library.
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "crystalbench.experiment._worker",
-        str(job.folder / JOB_FILE),
-        str(os.getpid()),
-    ]
-    with (job.folder / LOG_FILE).open("ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(job.threads)
-        )
-        try:
-            while process.poll() is None:
-                on_progress(read_progress(job.folder))
-                time.sleep(_POLL_S)
-        finally:
-            process.kill()
-            process.wait()
+    verdict = None
+    with CappedLog(job.folder / LOG_FILE) as log, _worker(job, python, log) as process:
+        watch = Watch(process.pid, limits)
+        while process.poll() is None and verdict is None:
+            log.copy(process.stdout, _POLL_S)
+            progress = read_progress(job.folder)
+            on_progress(progress)
+            verdict = watch.verdict(progress)
     on_progress(read_progress(job.folder))
-    return _outcome(job.folder, process.returncode)
+    return _outcome(job, process.returncode, verdict)
 
 
-def _environment(threads: int) -> dict[str, str]:
+@contextmanager
+def _worker(job: Job, python: Path, log: CappedLog) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a worker in a process group of its own, and end it; the pipe that it is told of ends with this process."""
+    its_end, our_end = os.pipe()
+    # -P: what lies in the folder that the user stands in must not shadow a library.
+    command = [str(python), "-P", "-m", "crystalbench.experiment._worker", str(job.folder / JOB_FILE), str(its_end)]
+    try:
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=_environment(job.threads, own=python == Path(sys.executable)),
+            pass_fds=(its_end,),
+            start_new_session=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                _kill(process)
+                log.copy(process.stdout, 0.0)
+    finally:
+        os.close(its_end)
+        os.close(our_end)
+
+
+def _environment(threads: int, *, own: bool) -> dict[str, str]:
     """Fix the threads: they are part of the key, since sums in another order give other last bits.
 
     Waiting threads give up spinning early: where cores are shared, they would take them from threads with work.
+    Paths that the user set for our ``own`` Python are not for another.
     """
     waiting = {"GOMP_SPINCOUNT": "10000"}
-    return os.environ | dict.fromkeys(_THREAD_VARIABLES, str(threads)) | waiting | {"PYTHONUNBUFFERED": "1"}
+    variables = {name: text for name, text in os.environ.items() if own or name not in ("PYTHONPATH", "PYTHONHOME")}
+    return variables | dict.fromkeys(_THREAD_VARIABLES, str(threads)) | waiting | {"PYTHONUNBUFFERED": "1"}
 
 
-def _outcome(folder: Path, code: int) -> Outcome:
-    if code == 0:
-        return Outcome("ok")
-    tail = log_tail(folder)
-    error = folder / ERROR_FILE
-    if error.exists():
-        failure = Failure.model_validate({"log_tail": tail} | _read_error(error))
-        out_of_memory = failure.type == "MemoryError" or "OutOfMemory" in failure.type
-        return Outcome("oom" if out_of_memory else "failed", failure)
-    how = f"signal {-code}" if code < 0 else f"exit status {code}"
-    return Outcome("crashed", Failure(type="Crash", message=f"the worker ended with {how}", log_tail=tail))
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a worker and all that it started: its process group, and what has left the group but is still its child."""
+    family: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        family = psutil.Process(process.pid).children(recursive=True)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for child in family:
+        with suppress(psutil.Error):
+            child.kill()
+    process.wait()
 
 
-def log_tail(folder: Path) -> str:
-    """Return the last lines of a job's log."""
-    log = folder / LOG_FILE
-    if not log.exists():
-        return ""
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 16384))
-        return "\n".join(file.read().decode(errors="replace").splitlines()[-_TAIL_LINES:])
+def _outcome(job: Job, code: int, verdict: Outcome | None) -> Outcome:
+    outcome = _error(job.folder) or (Outcome("ok") if _is_done(job) else verdict or _crash(code))
+    if outcome.failure is None:
+        return outcome
+    return replace(outcome, failure=outcome.failure.model_copy(update={"log_tail": log_tail(job.folder)}))
 
 
-def _read_error(file: Path) -> dict[str, str]:
-    return dict(Failure.model_validate_json(file.read_bytes()).model_dump(exclude={"log_tail"}))
+def _error(folder: Path) -> Outcome | None:
+    if not (folder / ERROR_FILE).exists():
+        return None
+    failure = Failure.model_validate_json((folder / ERROR_FILE).read_bytes())
+    out_of_memory = failure.type == "MemoryError" or "OutOfMemory" in failure.type
+    return Outcome("oom" if out_of_memory else "failed", failure)
+
+
+def _is_done(job: Job) -> bool:
+    """Say whether the work was done: an exit status of 0 does not say so, and some libraries crash at the exit."""
+    if isinstance(job, TrainJob):
+        return read_training(job.folder) is not None
+    if isinstance(job, DescribeJob):
+        return (job.folder / DESCRIPTION_FILE).exists()
+    return {image.score_key for image in job.images} <= {image.score_key for image in read_images(job.folder)}
+
+
+def _crash(code: int) -> Outcome:
+    how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    if how == "SIGKILL":
+        how += " (which a user sends, or the system where memory runs out)"
+    return Outcome("crashed", Failure(type="Crash", message=f"the worker ended with {how} before its work was done"))

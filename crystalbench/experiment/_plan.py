@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from crystalbench import _devices
 from crystalbench._exceptions import ConfigurationError
-from crystalbench._files import canonical_json, sha256
+from crystalbench._files import canonical_json, file_sha256, sha256
 from crystalbench.config import Preset, Tree, override, parse_settings
 from crystalbench.data import Dataset, Sample
 from crystalbench.evaluation import EVALUATOR_VERSION
+from crystalbench.experiment._isolated import isolate
 from crystalbench.experiment._jobs import CHECKPOINT_FILE, PlannedImage, PredictJob, TrainJob, read_training
-from crystalbench.experiment._keys import key_of, prediction_base, training_key
+from crystalbench.experiment._keys import isolation, key_of, prediction_base, training_key
 from crystalbench.registry import Method, choose_methods
 
 SPLIT = "fixed"
@@ -33,6 +34,8 @@ class Request:
     limit: int | None = None
     device: str = "cpu"
     threads: int = _devices.cores()
+    isolated: bool = False
+    unpickle: bool = False
     out: Path = Path("runs")
 
 
@@ -69,6 +72,7 @@ class Training:
             component=self.component,
             split=SPLIT,
             key=self.key,
+            unpickle=self.request.unpickle,
         )
 
 
@@ -103,12 +107,14 @@ class Experiment:
     def _planned(self, checkpoints: Mapping[str, str]) -> Iterator[PlannedImage]:
         request = self.request
         base = prediction_base(self.method, self.values, checkpoints, device=request.device, threads=request.threads)
+        reads = self.method.reads(self.values)
         for sample in self.samples:
             hashes = dict(sample.hashes)
             truth = hashes.pop("label")
             if self.method.info.control:
                 # Controls may look at the truth, so their predictions depend on it.
                 hashes["label"] = truth
+            hashes |= {f"read {file.name}": file_sha256(file) for file in reads(sample)}
             prediction = key_of(base=base, image=hashes)
             score = key_of(
                 prediction=prediction,
@@ -134,26 +140,40 @@ class _Parts:
         return sha256(canonical_json({**self.training, "test": self.test}))
 
 
-def plan(request: Request) -> list[Experiment]:
+def plan(request: Request, say: Callable[[str], None]) -> list[Experiment]:
     """Return the experiments of a request, in the order in which they are to be done.
+
+    ``say`` is told which environments are built for it.
 
     Raises
     ------
     ConfigurationError
-        For unknown methods, keys or values, a ``--set`` that does not say which method it means, or
-        ``--train-data`` that holds images of the test.
+        For unknown methods, keys or values, a ``--set`` that does not say which method it means, a parameter
+        that the user must give, ``--train-data`` that holds images of the test, or an environment that
+        cannot be built.
     SplitError
         Where the data cannot be split.
     """
     methods = choose_methods(request.methods, request.adapters)
+    if request.isolated:
+        methods = isolate(methods, say)
     settings = parse_settings(request.settings, list(methods))
     parts = _parts(request)
     experiments = []
     for seed in request.seeds:
         for name, method in methods.items():
             values = override(method.config.values(request.preset), settings[name], list(method.components))
-            experiments.append(_experiment(request, method, method.parameters(values), seed, parts))
+            if not _is_left_out(request, method, values):
+                experiments.append(_experiment(request, method, method.parameters(values), seed, parts))
     return experiments
+
+
+def _is_left_out(request: Request, method: Method, values: Tree) -> bool:
+    """Say whether ``all`` leaves a method out: one that lacks a parameter that the user must give."""
+    lacking = method.config.unset(values)
+    if lacking and method.name in request.methods:
+        raise ConfigurationError(f"{method.name} needs {lacking[0]}: add --set {method.name}.{lacking[0]}=VALUE")
+    return bool(lacking)
 
 
 def _parts(request: Request) -> _Parts:
@@ -201,6 +221,7 @@ def _experiment(request: Request, method: Method, values: Tree, seed: int, parts
             device=request.device.split(":")[0],
             threads=request.threads,
             limit=request.limit,
+            **isolation(method),
         ),
     )
 

@@ -29,7 +29,7 @@ from crystalbench.segmenter import Labels, Segmenter
 N_OVERLAYS = 3
 """How many of the first and how many of the worst images get an overlay."""
 
-_OF_PREDICTION = {"seconds", "stages", "details"}
+_OF_PREDICTION = {"seconds", "latency_told", "stages", "details"}
 
 
 def predict(job: PredictJob, segmenter: Segmenter, dataset: Dataset, report: Callable[[int, int], None]) -> None:
@@ -49,12 +49,15 @@ def predict(job: PredictJob, segmenter: Segmenter, dataset: Dataset, report: Cal
         if before is None and not warm:
             # The first call of a process loads libraries and compiles: it is not timed.
             warm = _warm_up(segmenter, sample)
+            report(count, len(job.images))
         (job.folder / OVERLAYS_FOLDER / f"{sample.name}.png").unlink(missing_ok=True)
         result = _one(segmenter, sample, planned, before, dataset.class_px, job.folder)
         _append(job.folder / IMAGES_FILE, result)
         done[planned.image] = result
     report(len(job.images), len(job.images))
-    _draw_overlays(segmenter, [done[planned.image] for planned in job.images], samples, job.folder)
+    for record in _shown([done[planned.image] for planned in job.images]):
+        _draw_overlay(segmenter, record, samples[record.image], job.folder)
+        report(len(job.images), len(job.images))
 
 
 def read_images(folder: Path) -> list[ImageRecord]:
@@ -118,7 +121,7 @@ def _one(
     except CrystalbenchError as error:
         print(f"{sample.name}: {error}", flush=True)
         return result.model_copy(update={"status": "failed", "error": str(error)})
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         traceback.print_exc()
         return result.model_copy(update={"status": "failed", "error": f"{type(error).__name__}: {error}"})
     # Outside of the try: a full disk is no fault of the method, and ends the job.
@@ -132,9 +135,25 @@ def _timed(segmenter: Segmenter, sample: Sample) -> tuple[Labels, Mapping[str, A
     with segmenter.stage("total"):
         labels = call()
     stages = dict(segmenter.stages)
-    seconds = stages.pop("total")
-    measured = {"seconds": seconds, "stages": stages, "details": dict(segmenter.details)}
-    return check_labels(labels, sample.label.shape), measured
+    taken = stages.pop("total")
+    seconds = segmenter.latency(taken)
+    told = {"seconds": seconds, "latency_told": seconds != taken, "details": _plain(segmenter.details)}
+    return check_labels(labels, sample.label.shape), {"stages": stages, **told}
+
+
+def _plain(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a method tells of an image.
+
+    Raises
+    ------
+    ValueError
+        Where the record, which is JSON, cannot hold it.
+    """
+    try:
+        json.dumps(details, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"self.details is not plain JSON: {error}") from error
+    return dict(details)
 
 
 def _prediction(segmenter: Segmenter, sample: Sample) -> Callable[[], Labels]:
@@ -166,28 +185,30 @@ def check_labels(labels: Any, shape: tuple[int, ...]) -> Labels:
 def _warm_up(segmenter: Segmenter, sample: Sample) -> bool:
     try:
         segmenter.predict_sample(sample)
-    except Exception:
+    except (Exception, SystemExit):
         # The timed call that follows fails in the same way, and is where the failure is kept.
         return False
     return True
 
 
-def _draw_overlays(
-    segmenter: Segmenter, records: list[ImageRecord], samples: Mapping[str, Sample], folder: Path
-) -> None:
+def _shown(records: list[ImageRecord]) -> list[ImageRecord]:
+    """Return the records of the images that get an overlay."""
     scored = [record for record in records if record.scores is not None]
     worst = sorted(scored, key=_pq)[:N_OVERLAYS]
     wanted = {record.image for record in [*scored[:N_OVERLAYS], *worst]}
-    for record in scored:
-        file = folder / OVERLAYS_FOLDER / f"{record.image}.png"
-        labels = labels_file(folder, record.image)
-        if record.image not in wanted or labels is None or file.exists():
-            continue
-        try:
-            draw_overlay(file, segmenter, samples[record.image], read_labels(labels), _pq(record))
-        except Exception:
-            # A method's own pictures must not cost it its scores; the log says what went wrong.
-            traceback.print_exc()
+    return [record for record in scored if record.image in wanted]
+
+
+def _draw_overlay(segmenter: Segmenter, record: ImageRecord, sample: Sample, folder: Path) -> None:
+    file = folder / OVERLAYS_FOLDER / f"{record.image}.png"
+    labels = labels_file(folder, record.image)
+    if labels is None or file.exists():
+        return
+    try:
+        draw_overlay(file, segmenter, sample, read_labels(labels), _pq(record))
+    except (Exception, SystemExit):
+        # A method's own pictures must not cost it its scores; the log says what went wrong.
+        traceback.print_exc()
 
 
 def _pq(record: ImageRecord) -> float:

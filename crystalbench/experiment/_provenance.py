@@ -11,7 +11,6 @@ from pathlib import Path
 
 from crystalbench import _devices
 from crystalbench.config import Tree
-from crystalbench.experiment._keys import library_versions
 from crystalbench.registry import Method
 
 
@@ -27,7 +26,7 @@ def provenance(method: Method, device: str, start: str) -> Tree:
         "end": now(),
         "crystalbench": version("crystalbench"),
         "python": platform.python_version(),
-        "libraries": library_versions(method),
+        "libraries": method.library_versions,
         "git": _git_state(),
         "platform": platform.platform(),
         "cores": _devices.cores(),
@@ -49,7 +48,7 @@ def _driver(device: str) -> str | None:
 
 def _git_state() -> Tree | None:
     """Return commit and dirty flag of the checkout that this package runs from, if it is one."""
-    root = Path(__file__).parents[2]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     commit = _output(["git", "-C", str(root), "rev-parse", "HEAD"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -26,6 +27,14 @@ class Failure(_Part):
     log_tail: str = ""
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    status: Status
+    failure: Failure | None = None
+
+
 class DataReference(_Part):
     """Which data: the name, the geometry that scores depend on, and the hash of the images' identity."""
 
@@ -44,10 +53,14 @@ class SplitReference(_Part):
 
 
 class TrainingRecord(_Part):
-    """How one component was trained; ``weights`` says where its weights started, null where it has none."""
+    """How one component was trained; ``weights`` says where its weights started, null where it has none.
+
+    ``init_sha256`` is the hash of the file or folder that they were read from.
+    """
 
     key: str
     weights: str | None
+    init_sha256: str | None = None
     seconds: float
     steps: int
     checkpoint_sha256: str = ""
@@ -57,8 +70,9 @@ class TrainingRecord(_Part):
 class ImageRecord(_Part):
     """One image's result. ``scores`` are integers from which every score is recomputed.
 
-    ``difficulty`` is the class, ``seconds`` the time of one prediction (host array in, labels out), ``details``
-    what the method tells of it; ``pixels_sha256`` is that of the decoded image and truth, whatever their files.
+    ``difficulty`` is the class, ``seconds`` the time of one prediction (host array in, labels out), or what
+    the method told in its place (``latency_told``), ``details`` what else it tells; ``pixels_sha256`` is that
+    of the decoded image and truth, whatever their files.
     """
 
     model_config = ConfigDict(extra="ignore", populate_by_name=True)
@@ -70,6 +84,7 @@ class ImageRecord(_Part):
     difficulty: Literal[1, 2, 3]
     scores: dict[str, Any] | None = None
     seconds: float | None = None
+    latency_told: bool = False
     stages: dict[str, float] = {}
     details: dict[str, Any] = {}
     pixels_sha256: str = ""

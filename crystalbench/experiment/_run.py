@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from crystalbench import _devices
+from crystalbench._exceptions import ConfigurationError
 from crystalbench._files import write_json
 from crystalbench.config import flatten
 from crystalbench.evaluation import ImageScores, summarize
@@ -23,7 +24,8 @@ from crystalbench.experiment._jobs import (
     read_training,
 )
 from crystalbench.experiment._keys import source_sha256
-from crystalbench.experiment._local import Outcome, log_tail, run_job
+from crystalbench.experiment._local import run_job
+from crystalbench.experiment._log import log_tail
 from crystalbench.experiment._plan import SPLIT, Experiment, Training, identity_sha256
 from crystalbench.experiment._predict import is_current, read_images
 from crystalbench.experiment._progress import Reporter
@@ -33,10 +35,12 @@ from crystalbench.experiment._record import (
     Failure,
     ImageRecord,
     Latency,
+    Outcome,
     Record,
     SplitReference,
     TrainingRecord,
 )
+from crystalbench.experiment._watch import Limits
 from crystalbench.registry import find_methods
 
 
@@ -52,11 +56,14 @@ class Run:
         Told what is being done.
     retrain
         Train again also what is trained.
+    limits
+        What one worker may take.
     """
 
     experiments: Sequence[Experiment]
     reporter: Reporter
     retrain: bool = False
+    limits: Limits = field(default_factory=Limits)
     _ended: dict[str, Outcome] = field(default_factory=dict)
 
     def __call__(self) -> list[Record]:
@@ -78,7 +85,7 @@ class Run:
             self.reporter.say(f"{_title(experiment)}: done before, nothing to do")
             return before
         with self._recorded(experiment, job, start), self.reporter.task(f"{_title(experiment)}: predict") as update:
-            outcome = run_job(job, update)
+            outcome = run_job(job, update, self.limits, experiment.method.python)
         return self._finish(experiment, job, outcome, start)
 
     @contextmanager
@@ -105,7 +112,7 @@ class Run:
             self.reporter.say(f"{title}: done before ({training.folder})")
             return Outcome("ok")
         with self.reporter.task(title) as update:
-            return run_job(training.job(), update)
+            return run_job(training.job(), update, self.limits, training.method.python)
 
     def _finish(self, experiment: Experiment, job: PredictJob | None, outcome: Outcome, start: str) -> Record:
         record = _record(experiment, job, outcome, start)
@@ -189,13 +196,22 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
         latency=_latency(images),
         overlays=_overlays(experiment.folder),
         warnings=_warnings(experiment, trainings),
-        provenance={"command": command_line(), **provenance(experiment.method, request.device, start)},
+        provenance={
+            "command": command_line(),
+            "isolated": experiment.method.environment,
+            **provenance(experiment.method, request.device, start),
+        },
     )
 
 
 def _changes(experiment: Experiment) -> dict[str, Any]:
     """Return the parameters that are not the preset's."""
-    preset = dict(flatten(experiment.method.preset(experiment.request.preset)))
+    method, name = experiment.method, experiment.request.preset
+    try:
+        preset = dict(flatten(method.preset(name)))
+    except ConfigurationError:
+        # It lacks what a user has to give.
+        preset = dict(flatten(method.config.values(name)))
     return {name: value for name, value in flatten(experiment.values) if value != preset.get(name)}
 
 
@@ -230,8 +246,9 @@ def _latency(images: Sequence[ImageRecord]) -> Latency | None:
     low, median, high = np.percentile(seconds, [25, 50, 75])
     names = sorted({name for image in images for name in image.stages})
     stages = {name: float(np.mean([image.stages.get(name, 0.0) for image in images])) for name in names}
+    is_told = any(image.latency_told for image in images)
     return Latency(
-        protocol="run-1: one call an image after one warm-up call",
+        protocol="told by the method" if is_told else "run-1: one call an image after one warm-up call",
         n=seconds.size,
         mean_s=float(seconds.mean()),
         median_s=float(median),

@@ -1,18 +1,22 @@
 """The worker process: does one job and leaves files.
 
-``python -m crystalbench.experiment._worker FOLDER/job.json PID`` trains one component, or predicts and scores
-images. It may be killed at any moment: the next worker with the same job goes on where this one stood.
+``python -m crystalbench.experiment._worker FOLDER/job.json PIPE`` trains one component, predicts and scores
+images, or describes a method. It may be killed at any moment: the next worker with the same job goes on where
+this one stood.
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.metadata import distributions
 from pathlib import Path
 
 from filelock import FileLock
@@ -21,9 +25,14 @@ from crystalbench._files import file_sha256, write_atomic, write_json
 from crystalbench.data import open_dataset
 from crystalbench.experiment._jobs import (
     CHECKPOINT_FILE,
+    DESCRIPTION_FILE,
     ERROR_FILE,
     PROGRESS_FILE,
     TRAINING_FILE,
+    DescribedComponent,
+    DescribeJob,
+    Description,
+    Job,
     PredictJob,
     Progress,
     TrainingResult,
@@ -32,30 +41,41 @@ from crystalbench.experiment._jobs import (
     read_progress,
     read_training,
 )
-from crystalbench.experiment._keys import source_sha256
+from crystalbench.experiment._keys import init_sha256, source_sha256
 from crystalbench.experiment._predict import predict
 from crystalbench.experiment._provenance import now, provenance
 from crystalbench.registry import find_method
 
 _REPORT_EVERY_S = 0.2
 
+# A process, not a thread: a method may hold the interpreter's lock for ever.
+_WARDEN = "import os, signal, sys; sys.stdin.buffer.read(); os.killpg(0, signal.SIGKILL)"
 
-def main(job_file: Path, driver: int) -> int:
-    """Do the job of ``job_file`` for the process ``driver``; return the exit status."""
-    _end_with(driver)
+
+def main(job_file: Path, pipe: int) -> int:
+    """Do the job of ``job_file`` for the process that holds the other end of ``pipe``; return the exit status."""
+    _end_with(pipe)
+    _offer_to_the_kernel()
     job = read_job(job_file)
     try:
         # A worker of a killed run may still be busy in this folder.
         with FileLock(job.folder / ".lock"):
-            if isinstance(job, TrainJob):
-                _train(job)
-            else:
-                _predict(job)
-    except Exception as error:
+            _do(job)
+    except BaseException as error:
+        # Also sys.exit, and whatever else a method raises.
         traceback.print_exc()
         write_json(job.folder / ERROR_FILE, {"type": type(error).__name__, "message": str(error)})
         return 1
     return 0
+
+
+def _do(job: Job) -> None:
+    if isinstance(job, TrainJob):
+        _train(job)
+    elif isinstance(job, PredictJob):
+        _predict(job)
+    else:
+        _describe(job)
 
 
 @dataclass
@@ -67,6 +87,7 @@ class _JobContext:
     threads: int
     folder: Path
     checkpoints: Mapping[str, Path]
+    unpickle: bool = False
     weights: str | None = None
     warnings: list[str] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
@@ -100,7 +121,8 @@ def _train(job: TrainJob) -> None:
         return
     method = find_method(job.method, job.adapters)
     start = now()
-    context = _JobContext(job.seed, job.device, job.threads, job.folder, job.checkpoints)
+    context = _JobContext(job.seed, job.device, job.threads, job.folder, job.checkpoints, job.unpickle)
+    init = init_sha256(job.values["train"][job.component])
     split = open_dataset(job.dataset).split(job.split)
     method.build(job.values).fit(job.component, split.train, split.val, context)
     result = TrainingResult(
@@ -108,6 +130,7 @@ def _train(job: TrainJob) -> None:
         method=job.method,
         component=job.component,
         weights=context.weights,
+        init_sha256=init,
         seconds=context.progress.seconds,
         steps=context.progress.total,
         checkpoint_sha256=file_sha256(job.folder / CHECKPOINT_FILE),
@@ -127,15 +150,35 @@ def _predict(job: PredictJob) -> None:
     predict(job, segmenter, dataset, context.report)
 
 
-def _end_with(driver: int) -> None:
-    """End when the driver does, however it ended: an orphan would go on training unseen."""
+def _describe(job: DescribeJob) -> None:
+    method = find_method(job.method, job.adapters)
+    components = [
+        DescribedComponent(
+            name=part.name, fit_version=part.fit_version, requires=part.requires, model=method.model_name(part.name)
+        )
+        for part in method.components.values()
+    ]
+    description = Description(
+        info=method.info,
+        components=tuple(components),
+        parameters={} if job.values is None else method.parameters(job.values),
+        python=platform.python_version(),
+        libraries=method.library_versions,
+        packages={package.name: package.version for package in distributions() if package.name != "crystalbench"},
+    )
+    write_json(job.folder / DESCRIPTION_FILE, description.model_dump(mode="json"))
 
-    def watch() -> None:
-        while os.getppid() == driver:
-            time.sleep(0.5)
-        os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _end_with(pipe: int) -> None:
+    """Have the whole process group end when the driver does, however that ended: orphans would go on unseen."""
+    subprocess.Popen([sys.executable, "-I", "-S", "-c", _WARDEN], stdin=pipe)
+    os.close(pipe)
+
+
+def _offer_to_the_kernel() -> None:
+    """Where memory runs out all the same, this process is to be ended by the kernel before the driver."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 if __name__ == "__main__":
