@@ -38,12 +38,6 @@ if TYPE_CHECKING:
 STATE = "state.pth"
 """Name of the file that a training is resumed from."""
 
-STATE_EVERY = 5.0
-"""Least seconds between two states for resuming."""
-
-STATE_SHARE = 0.05
-"""Most of the time that writing states may take."""
-
 FIRST_RATE = 1e-5
 """Share of the rate that the warm-up begins with: mmengine's multiplies, and would never leave zero."""
 
@@ -161,7 +155,7 @@ class StateHook(Hook):  # type: ignore[misc]
     def __init__(self, path: Path, origin: str) -> None:
         self.path = path
         self.origin = origin
-        self.due = time.monotonic() + STATE_EVERY
+        self.due = time.monotonic() + _loop.STATE_EVERY
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Write the checkpoint beside the old one, and rename it."""
@@ -172,7 +166,7 @@ class StateHook(Hook):  # type: ignore[misc]
         runner.save_checkpoint(str(part.parent), part.name, meta={"origin": self.origin})
         part.replace(self.path)
         end = time.monotonic()
-        self.due = end + max(STATE_EVERY, (end - start) / STATE_SHARE)
+        self.due = end + max(_loop.STATE_EVERY, (end - start) / _loop.STATE_SHARE)
 
 
 class DeviceRunner(Runner):  # type: ignore[misc]
@@ -200,13 +194,14 @@ def fit(parameters: RtmdetTrain, train: Sequence[Sample], context: Context) -> N
     ConfigurationError
         Where the loss is no longer finite, or ``init`` does not fit.
     """
+    folder = context.folder / "mmengine"
     if _loop.is_finished(context):
+        shutil.rmtree(folder, ignore_errors=True)
         return
     crops = CrystalCrops(train, parameters, context.seed)
     if not len(crops):
         raise DataError(_loop.NO_CRYSTALS)
     torch.set_num_threads(context.threads)
-    folder = context.folder / "mmengine"
     network, origin = _first_weights(parameters, folder / STATE, context)
     context.initial_weights(origin)
     runner = build_runner(network, crops, parameters, folder, context)

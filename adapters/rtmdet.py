@@ -15,8 +15,8 @@ from ._parameters import ScaleRange, ScheduleTrain
 if TYPE_CHECKING:
     from crystalbench.data import Sample
 
-LOWEST_SCORE = 0.05
-"""Detections with a lower score are not kept for decoding; that of mmdetection's own configuration."""
+LOWEST_SCORE = 0.001
+"""Detections of this score or less are not kept for decoding; that of mmdetection's configuration for RTMDet."""
 
 
 class RtmdetTrain(ScheduleTrain):

@@ -143,7 +143,7 @@ def test_no_threshold_of_the_grid_is_under_the_lowest_score_kept() -> None:
     assert min(GRID_DECODE["score_threshold"]) >= rtmdet.LOWEST_SCORE
     with pytest.raises(ConfigurationError, match="score_threshold"):
         find_method("rtmdet").parameters(
-            merge(find_method("rtmdet").preset("quick"), {"decode": {"score_threshold": 0.01}})
+            merge(find_method("rtmdet").preset("quick"), {"decode": {"score_threshold": 0.0}})
         )
 
 
@@ -444,8 +444,8 @@ KILLED = """
 import sys
 from pathlib import Path
 import test_rtmdet as t
-t._rtmdet_training.STATE_EVERY = 0
-t._rtmdet_training.STATE_SHARE = 1
+t._loop.STATE_EVERY = 0
+t._loop.STATE_SHARE = 1
 t._rtmdet_training.fit(t.narrow(), t.samples(), t.Told(Path(sys.argv[1]), stop_at=11, stop=t.kill))
 """
 
@@ -466,9 +466,11 @@ def test_a_training_killed_in_the_middle_of_an_epoch_ends_with_the_same_weights(
 
 def test_a_finished_training_is_not_begun_again(tmp_path: Path) -> None:
     _rtmdet_training.fit(narrow(epochs=1), samples(), Told(tmp_path))
+    (tmp_path / "mmengine").mkdir()
     again = Told(tmp_path)
     _rtmdet_training.fit(narrow(epochs=1), samples(), again)
     assert (again.told, again.origins) == ([], ["random"])
+    assert not (tmp_path / "mmengine").exists()
 
 
 def test_a_loss_that_is_not_finite_names_the_rate(tmp_path: Path) -> None:
@@ -537,7 +539,7 @@ def test_training_can_start_from_a_checkpoint_of_mmengine(tmp_path: Path) -> Non
 
 
 def test_training_can_start_from_a_state_that_mmengine_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_rtmdet_training, "STATE_EVERY", 0)
+    monkeypatch.setattr(_loop, "STATE_EVERY", 0)
     broken = Told(tmp_path / "broken", stop_at=8, stop=interrupt)
     with pytest.raises(KeyboardInterrupt):
         _rtmdet_training.fit(narrow(), samples(), broken)
