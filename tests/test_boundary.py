@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from crystalbench import ConfigurationError, evaluate, open_dataset
 from crystalbench.config import Tree, merge
-from crystalbench.data import Dataset, find_dataset
+from crystalbench.data import Dataset
 from crystalbench.evaluation import centre_lines, widen_lines
 from crystalbench.registry import find_method
 
@@ -504,16 +504,6 @@ def test_decode_leaves_what_it_was_given() -> None:
     np.testing.assert_array_equal(build().decode(raw, BoundaryDecode()), first)
     np.testing.assert_array_equal(raw.probability, before[0])
     np.testing.assert_array_equal(raw.foreground, before[1])
-
-
-@pytest.mark.slow
-def test_ceiling_of_demo() -> None:
-    demo = find_dataset("demo")
-    regrow_px = _boundary_decoding.missing_px(sample.label for sample in demo.samples)
-    quality = ceiling(demo, regrow_px)
-    print(f"demo: regrow {regrow_px} px, C {quality:.3f}")
-    assert regrow_px == 0
-    assert quality >= 0.94
 
 
 @pytest.mark.slow

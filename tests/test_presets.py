@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import FitContext
 
+from crystalbench import Sample, Segmenter
 from crystalbench.config import PRESETS, Preset, Tree
 from crystalbench.data import find_dataset
 from crystalbench.registry import find_method, find_methods
@@ -23,6 +24,18 @@ def one_step(values: Tree) -> Tree:
     return {**values, "train": train}
 
 
+def fit_all(segmenter: Segmenter, sample: Sample, folder: Path) -> dict[str, Path]:
+    """Train all components on one image, for one step each; return their checkpoints."""
+    checkpoints: dict[str, Path] = {}
+    for component in segmenter.components:
+        (folder / component.name).mkdir(parents=True)
+        context = FitContext(folder / component.name, dict(checkpoints))
+        segmenter.fit(component.name, [sample], [sample], context)
+        assert context.steps == 1
+        checkpoints[component.name] = context.folder / "checkpoint.safetensors"
+    return checkpoints
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("preset", PRESETS)
@@ -31,13 +44,6 @@ def test_one_step_and_one_prediction(name: str, preset: Preset, tmp_path: Path) 
     sample = find_dataset("demo").split().train[0]
     method = find_method(name)
     segmenter = method.build(one_step(method.preset(preset)))
-    checkpoints: dict[str, Path] = {}
-    for component in segmenter.components:
-        (tmp_path / component.name).mkdir()
-        context = FitContext(tmp_path / component.name, dict(checkpoints))
-        segmenter.fit(component.name, [sample], [sample], context)
-        assert context.steps == 1
-        checkpoints[component.name] = context.folder / "checkpoint.safetensors"
-    segmenter.load(checkpoints, "cpu")
+    segmenter.load(fit_all(segmenter, sample, tmp_path), "cpu")
     labels = segmenter.predict_sample(sample)
     assert labels.shape == sample.label.shape

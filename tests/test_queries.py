@@ -14,13 +14,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import SHARED, FitContext
+from conftest import FitContext
 from numpy.typing import NDArray
 
-from crystalbench import ConfigurationError, Sample, evaluate, open_dataset
+from crystalbench import ConfigurationError
 from crystalbench._exceptions import DataError
 from crystalbench.config import Tree, merge
-from crystalbench.data import find_dataset
 from crystalbench.registry import find_method
 
 pytest.importorskip("torch")
@@ -155,29 +154,6 @@ def test_parameter_models_need_no_network_library() -> None:
 # Decoding
 
 
-@pytest.mark.parametrize(("mode", "side"), [("resized", 512), ("windows", 512), ("resized", 128), ("windows", 128)])
-def test_ceiling_on_made_micrographs(mode: str, side: int) -> None:
-    ceiling = mean_ceiling(find_dataset("demo").samples[:12], side, mode)
-    print(f"ceiling demo {mode} {side}: PQ {ceiling:.3f}")
-    # A quarter of the resolution, at a stride of 4: the smallest crystals have no cell of their own.
-    assert ceiling >= (0.8 if (mode, side) == ("resized", 128) else 0.95)
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real micrographs are not here")
-@pytest.mark.parametrize("mode", ["resized", "windows"])
-@pytest.mark.parametrize(("name", "least"), [("tbm", 0.92), ("ffc_iron", 0.89), ("imagegrains", 0.91)])
-def test_ceiling_on_real_micrographs(name: str, least: float, mode: str) -> None:
-    ceiling = mean_ceiling(open_dataset(SHARED / "data" / name).samples[:12], 512, mode)
-    print(f"ceiling {name} {mode} 512: PQ {ceiling:.3f}")
-    assert ceiling >= least
-
-
-def mean_ceiling(samples: list[Sample], side: int, mode: str) -> float:
-    settings = QueryDecode(min_size=0)
-    decoded = [(s.label, _query_decoding.decode(oracle_raw(s.label, side, mode), settings)) for s in samples]
-    return float(np.mean([evaluate(label, labels).pq for label, labels in decoded]))
-
-
 def test_a_mask_is_interpolated_as_torch_does() -> None:
     logits = np.random.default_rng(0).normal(size=(1, 7, 9)).astype(np.float16)
     answer = Answer((slice(10, 38), slice(0, 36)), (0.25, 0.25), np.ones(1, np.float32), logits)
@@ -248,25 +224,6 @@ def test_decoding_leaves_the_queries_as_they_were() -> None:
     first, second = (_query_decoding.decode(raw, QueryDecode()) for _ in range(2))
     assert pickle.dumps(raw) == before
     np.testing.assert_array_equal(first, second)
-
-
-MEMORY = """
-import resource, sys
-sys.path.insert(0, {tests!r})
-from test_queries import _query_decoding, mosaic, oracle_raw, QueryDecode
-raw = oracle_raw(mosaic(1800, 1800, 500), 512, {mode!r})
-_query_decoding.decode(raw, QueryDecode(score_threshold=0))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
-"""
-
-
-@pytest.mark.parametrize("mode", ["resized", "windows"])
-def test_decoding_500_crystals_takes_little_memory(mode: str) -> None:
-    code = MEMORY.format(tests=str(Path(__file__).parent), mode=mode)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    gigabytes = float(done.stdout)
-    print(f"decode {mode} 1800 x 1800, 500 crystals: {gigabytes:.2f} GB")
-    assert gigabytes < 2
 
 
 # Prediction
@@ -340,34 +297,6 @@ def test_a_window_that_uses_all_queries_is_warned_of(queries: int) -> None:
     else:
         segmenter.infer(noise(64, 64))
     assert segmenter.details == {"windows": 1, "most_queries_used": 2}
-
-
-PAPER_MEMORY = """
-import resource, sys, warnings
-sys.path.insert(0, {tests!r})
-from crystalbench.registry import find_method
-from crystalbench.config import merge
-from test_queries import noise
-import torch
-method = find_method({name!r})
-segmenter = method.build(merge(method.config.values("paper"), {{"infer": {{"mode": {mode!r}}}}}))
-segmenter._network = segmenter.library().network(segmenter.parameters).eval()
-warnings.simplefilter("ignore")
-all_queries = segmenter.decode_parameters.model_copy(update={{"score_threshold": 0}})
-segmenter.decode(segmenter.infer(noise(1800, 1800)), all_queries)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["resized", "windows"])
-@pytest.mark.parametrize("name", METHODS)
-def test_the_paper_preset_on_a_large_image_takes_little_memory(name: str, mode: str) -> None:
-    code = PAPER_MEMORY.format(tests=str(Path(__file__).parent), name=name, mode=mode)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    gigabytes = float(done.stdout)
-    print(f"infer and decode {name} {mode} 1800 x 1800: {gigabytes:.2f} GB")
-    assert gigabytes < 8
 
 
 # Training

@@ -13,14 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import SHARED, FitContext
+from conftest import FitContext
 from numpy.typing import NDArray
 
 from crystalbench._exceptions import ConfigurationError, DataError
 from crystalbench._files import file_sha256
 from crystalbench.config import PRESETS, merge
-from crystalbench.data import Dataset, find_dataset, open_dataset
-from crystalbench.evaluation import evaluate
 from crystalbench.registry import find_method
 
 torch = pytest.importorskip("torch")
@@ -364,25 +362,6 @@ def perfect(
     return _rtmdet_decoding.Detections(window, scale, boxes, torch.ones(len(masks)), lambda some: logits[some])
 
 
-def ceiling(dataset: Dataset, mode: str, **decode: float) -> float:
-    parameters = rtmdet.RtmdetDecode(**{**PAPER_DECODE, **decode})
-    labels = [sample.label for sample in dataset.samples[:12]]
-    return float(
-        np.mean([evaluate(label, _rtmdet_decoding.decode(oracle_raw(label, mode), parameters)).pq for label in labels])
-    )
-
-
-@pytest.mark.parametrize("name", ["demo", "tbm", "ffc_iron", "imagegrains"])
-@pytest.mark.parametrize("mode", ["windows", "resized"])
-def test_ceiling(name: str, mode: str) -> None:
-    if name != "demo" and not (SHARED / "data" / name).is_dir():
-        pytest.skip(f"{SHARED / 'data' / name} is not there")
-    dataset = find_dataset("demo") if name == "demo" else open_dataset(SHARED / "data" / name)
-    value, without = ceiling(dataset, mode), ceiling(dataset, mode, nms_iou_threshold=1.0)
-    print(f"{name}, {mode}: PQ of perfect detections {value:.3f}, without suppression {without:.3f}")
-    assert without >= value >= 0.5
-
-
 # Training
 
 
@@ -625,36 +604,3 @@ def test_a_resized_image_keeps_its_aspect() -> None:
     assert (pixels[:16] == 90).all()
     assert not pixels[16:].any()
     assert scale == (0.32, 0.32)
-
-
-MEASURED = """
-import resource
-import numpy as np
-import test_rtmdet as t
-t.torch.set_num_threads(1)
-label = np.zeros((1800, 1800), np.int32)
-blocks = np.arange(1, 530).reshape(23, 23)[:, :22]
-label[:1794, :1716] = np.kron(blocks, np.ones((78, 78)))
-label[::78] = label[:, ::78] = 0
-raw = t.oracle_raw(label)
-found = t._rtmdet_decoding.decode(raw, t.rtmdet.RtmdetDecode())
-print(t.evaluate(label, found).pq)
-method = t.find_method("rtmdet")
-segmenter = method.build(method.config.values("paper"))
-segmenter._network = t.excited(segmenter.train["rtmdet"])
-labels = segmenter.predict(t.noise(1800, 1800))
-print(labels.max(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, segmenter.stages)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_large_micrograph_of_many_crystals_stays_within_memory() -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", MEASURED], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    print(done.stdout)
-    quality, measured = done.stdout.strip().splitlines()[-2:]
-    assert float(quality) > 0.8
-    assert float(measured.split()[1]) < 8
