@@ -21,6 +21,17 @@ _LIST_HINT = "write a list as [a, b]"
 _LIST_ERRORS = frozenset({"list_type", "tuple_type"})
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which would keep the last of two values of one key."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if any(key.value == earlier.value for earlier in keys[:number]):
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -99,7 +110,7 @@ def read_yaml(path: Path, model: type[_Model]) -> _Model:
         Where the file is not YAML, or a key or value is not what the model says; names file and key.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigurationError(f"{path}: cannot be read as YAML: {error}") from error
     return validate(model, {} if values is None else values, str(path))

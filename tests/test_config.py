@@ -27,6 +27,13 @@ def test_broken_yaml_is_one_error_with_the_file(tmp_path: Path) -> None:
         read_yaml(file, MethodConfig)
 
 
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("method: mine\ndecode: {a: 1}\ntrain: {b: 1}\ndecode: {c: 2}\n")
+    with pytest.raises(ConfigurationError, match=r"(?s)mine\.yaml: .*'decode' is given twice.*line 4"):
+        read_yaml(path, MethodConfig)
+
+
 def test_a_preset_lies_over_the_base_values(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("method: mine\ntrain: {net: {lr: 1, epochs: 2}}\npresets: {quick: {train: {net: {lr: 3}}}}\n")
