@@ -311,6 +311,9 @@ def test_weights_are_those_of_the_first_component_that_is_not_random() -> None:
     cp = {"key": "c" * 64, "weights": "random", "seconds": 1.0, "steps": 10}
     board = rows([record(trainings={"cp": cp, "attention": cp | {"weights": "imagenet"}})])
     assert [row.weights for row in board] == ["imagenet"]
+    silent = cp | {"weights": None}
+    assert [row.weights for row in rows([record(trainings={"size": silent, "cp": cp})])] == ["random"]
+    assert [row.weights for row in rows([record(trainings={"size": silent})])] == [None]
     assert [row.weights for row in rows([record(trainings={})])] == [None]
 
 

@@ -198,8 +198,8 @@ def _settings_key(record: Record) -> Hashable:
 
 
 def _weights(record: Record) -> str | None:
-    """Return the first origin of initial weights that is not random, else random; None without training."""
-    origins = [training.weights for training in record.trainings.values()]
+    """Return the first origin of initial weights that is not random, else random; None where no training says one."""
+    origins = [training.weights for training in record.trainings.values() if training.weights]
     return next((origin for origin in origins if origin != "random"), "random" if origins else None)
 
 
