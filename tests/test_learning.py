@@ -20,15 +20,24 @@ from crystalbench.registry import find_method
 SHARE = 0.85
 """Of the ceiling that a method must reach."""
 
-CP = ["train.cp.epochs=80", "train.cp.crops_per_image=16", "train.cp.scale_range=[0.75,1.25]"]
+CP = ["train.cp.epochs=80", "train.cp.crops_per_image=16"]
+STILL = ["train.scale_range=[1,1]", "train.brightness=[0,0]", "train.contrast=[0,0]"]
+WHOLE = ["infer.mode=resized", "train.crop_scale=input", "train.input_size=128", "train.turn=false", *STILL]
+STEPS = ["train.epochs=400", "train.warmup_epochs=10", "train.crops_per_image=4", "train.batch_size=4"]
 BY_HEART = {
     "cellpose": CP,
+    "cellpose-multiscale": CP,
+    "cellpose-noresize": CP,
+    "sima": [*CP, "train.attention.epochs=80", "train.attention.crops_per_image=16"],
     "boundary": [
         "train.boundary.epochs=50",
         "train.boundary.crops_per_image=32",
         "train.boundary.lr=0.004",
         "train.threshold.criterion=pq",
     ],
+    "rtmdet": [*STILL, "train.epochs=60", "train.crops_per_image=16", "train.batch_size=2"],
+    "maskformer": [*WHOLE, *STEPS, "train.queries=30"],
+    "oneformer": [*WHOLE, *STEPS, "train.queries=34", "train.points=1024"],
 }
 """The settings, over ``quick``, that a method learns four images with."""
 
