@@ -78,7 +78,7 @@ class BoundaryDecode(Parameters):
         Probability from which on a pixel lies on a boundary; null for the one chosen on the validation images.
     regrow_px
         Pixels that crystals are grown back over the boundary, which is 5 px wide however thin the line between
-        labels is; null for (5 - line) / 2, rounded up, with the line's median width in the training labels.
+        labels is; null for the mean of (5 - line) / 2 over the lines of the training labels, rounded.
     min_size
         A crystal of fewer pixels, before it is grown, is dropped.
     """

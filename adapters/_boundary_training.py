@@ -74,10 +74,10 @@ def _start(parameters: BoundaryTrain, context: Context) -> tuple[_hrnet.Boundary
     if parameters.init not in ("imagenet", "random"):
         network = _hrnet.BoundaryNetwork(parameters.encoder)
         return network, _weights.start_from(Path(parameters.init), network, context)
-    state = _loop.read_state(context)
-    network, origin = _hrnet.initial_network(parameters.encoder, parameters.init == "imagenet" and state is None)
-    if state is not None:
-        origin = str(state["origin"])
+    resumed = _loop.resumed_origin(context)
+    network, origin = _hrnet.initial_network(parameters.encoder, parameters.init == "imagenet" and resumed is None)
+    if resumed is not None:
+        return network, resumed
     if origin != parameters.init:
         context.warn(f"the ImageNet weights of {parameters.encoder} could not be had; it starts at random")
     return network, origin

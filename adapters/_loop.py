@@ -227,13 +227,13 @@ class Training:
         }
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomic(self.context.folder / STATE, buffer.getvalue())
+        write_atomic(self.context.folder / STATE, buffer.getbuffer())
         end = time.monotonic()
         return end + max(STATE_EVERY, (end - start) / STATE_SHARE)
 
     def _resume(self) -> int:
         """Take up the last state, if there is one, and return the epoch to go on with."""
-        state = read_state(self.context)
+        state = _read_state(self.context)
         if state is None:
             return 0
         self.objective.load_state_dict(state["objective"])
@@ -247,12 +247,18 @@ class Training:
         shutil.rmtree(self.context.folder / "targets", ignore_errors=True)
 
 
-def read_state(context: Context) -> dict[str, Any] | None:
-    """Read what a killed training left to go on from, if anything."""
+def resumed_origin(context: Context) -> str | None:
+    """Return where the weights of a killed training started; None where it left nothing to go on from."""
+    state = _read_state(context)
+    return None if state is None else str(state["origin"])
+
+
+def _read_state(context: Context) -> dict[str, Any] | None:
     path = context.folder / STATE
     if not path.is_file():
         return None
-    state: dict[str, Any] = torch.load(path, map_location=context.device, weights_only=True)
+    # Not on the GPU, which has no room for everything twice.
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 

@@ -88,8 +88,9 @@ class QuerySegmenter(Segmenter):
         with self.stage("network"):
             answers = Answers((image.shape[0], image.shape[1]), tuple(self._answers(image)))
         used = [int((answer.scores > 0.5).sum()) for answer in answers.windows]
-        self.details.update(windows=len(used), most_queries_used=max(used))
-        if max(used) >= self.parameters.queries:
+        exhausted = max(used) >= self.parameters.queries
+        self.details.update(windows=len(used), most_queries_used=max(used), queries_exhausted=exhausted)
+        if exhausted:
             warnings.warn(f"all {max(used)} queries show crystals; there may be more than can be found", stacklevel=2)
         return answers
 

@@ -22,9 +22,9 @@ Mask = NDArray[np.bool_]
 
 
 def decode(answers: Answers, parameters: QueryDecode) -> Labels:
-    """Return H x W int32 labels: each window's, joined."""
+    """Return H x W int32 labels, numbered from 1 without gaps: each window's, joined."""
     found = ((answer.window, decode_window(answer, parameters)) for answer in answers.windows)
-    return _windows.join(found, answers.shape)
+    return _windows.drop_small(_windows.join(found, answers.shape), parameters.min_size)
 
 
 def decode_window(answer: Answer, parameters: QueryDecode) -> Labels:
@@ -40,7 +40,7 @@ def decode_window(answer: Answer, parameters: QueryDecode) -> Labels:
     for query in candidates[np.argsort(-scores[candidates], kind="stable")]:
         box, mask = mask_of(answer, int(query), logit(parameters.mask_threshold))
         added = mask & (labels[box] == 0)
-        least = max(1, parameters.min_size, math.ceil(parameters.overlap_threshold * np.count_nonzero(mask)))
+        least = max(1, math.ceil(parameters.overlap_threshold * np.count_nonzero(mask)))
         if np.count_nonzero(added) >= least:
             labels[box][added] = query + 1
     return labels

@@ -131,6 +131,7 @@ class Library:
                 state_dict=state_dict,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
+                dtype=torch.float32,
                 local_files_only=local_files_only,
             )
         except pickle.UnpicklingError as error:

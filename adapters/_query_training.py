@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from . import _augmentation, _query_networks
-from ._loop import Crop, Crops, Objective, Training, is_finished, read_state, seed_weights
+from ._loop import Crop, Crops, Objective, Training, is_finished, resumed_origin, seed_weights
 from ._query_parameters import QueryTrain
 
 if TYPE_CHECKING:
@@ -162,8 +162,9 @@ def fit(
         return
     warn_of_crowds(parameters.queries, {"training": train, "validation": val}, context)
     seed_weights(context)
-    state = read_state(context)
-    model, origin = library.initial(parameters.model_copy(update={"init": "random"}) if state else parameters, context)
+    resumed = resumed_origin(context)
+    start = parameters if resumed is None else parameters.model_copy(update={"init": "random"})
+    model, origin = library.initial(start, context)
     training = Training(
         component=component,
         objective=library.objective(model, parameters),
@@ -171,7 +172,7 @@ def fit(
         validation=QueryCrops(val, parameters),
         parameters=parameters,
         context=context,
-        origin=state["origin"] if state else origin,
+        origin=resumed or origin,
         clip_norm=parameters.clip_norm,
     )
     training.run()
@@ -185,6 +186,6 @@ def warn_of_crowds(queries: int, splits: dict[str, Sequence[Sample]], context: C
         if crowded:
             most, name = max(crowded)
             context.warn(
-                f"{len(crowded)} of {len(samples)} {split} images show more crystals than the {queries} queries that "
-                f"a window has; {name} shows {most}"
+                f"{len(crowded)} of {len(samples)} {split} images show more than {queries} crystals, the most that can "
+                f"be found in one window; {name} shows {most}"
             )

@@ -70,7 +70,7 @@ def decode(raw: Raw, parameters: RtmdetDecode) -> Labels:
     one at a time within their extent, so that memory does not grow with the number of crystals.
     """
     joined = _windows.join(((found.window, _label(found, parameters)) for found in raw.windows), raw.shape)
-    return _drop_small(joined, parameters.min_size)
+    return _windows.drop_small(joined, parameters.min_size)
 
 
 def _label(found: Detections, parameters: RtmdetDecode) -> Labels:
@@ -143,11 +143,3 @@ def _interpolation(span: slice, cells: int, length: int, scale: float) -> tuple[
     inside = centres[first : np.searchsorted(centres, last, side="right")]
     distance = np.abs(inside[:, None] - np.arange(span.start, last + 1))
     return slice(int(first), int(first) + len(inside)), np.maximum(0, 1 - distance).astype(np.float32)
-
-
-def _drop_small(labels: Labels, min_size: int) -> Labels:
-    """Drop crystals of fewer pixels and number the rest from 1."""
-    large = np.bincount(labels.ravel()) >= min_size
-    large[0] = False
-    numbers = np.where(large, np.cumsum(large), 0).astype(np.int32)
-    return np.asarray(numbers[labels])

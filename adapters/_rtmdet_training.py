@@ -279,7 +279,8 @@ def _schedule(parameters: RtmdetTrain, batches: int) -> list[dict[str, Any]]:
     total, warmup = parameters.epochs * batches, round(parameters.warmup_epochs * batches)
     parts = []
     if warmup:
-        parts.append({"type": "LinearLR", "start_factor": FIRST_RATE, "by_epoch": False, "end": warmup})
+        # mmengine reaches the rate one step before the end.
+        parts.append({"type": "LinearLR", "start_factor": FIRST_RATE, "by_epoch": False, "end": warmup + 1})
     if warmup < total:
         cosine = {"type": "CosineAnnealingLR", "eta_min": 0.0, "T_max": total - warmup}
         parts.append({**cosine, "by_epoch": False, "begin": warmup, "end": total})

@@ -209,11 +209,11 @@ def fit_attention(parameters: AttentionTrain, train: Sequence[Sample], val: Sequ
 
 def _attention_start(parameters: AttentionTrain, context: Context) -> tuple[nn.Module, str]:
     """Return the network to train and where its weights started; a resumed training has them in its state."""
-    state = _loop.read_state(context)
-    wants_imagenet = parameters.init == "imagenet" and state is None
+    resumed = _loop.resumed_origin(context)
+    wants_imagenet = parameters.init == "imagenet" and resumed is None
     network, origin = _networks.attention_network(parameters.encoder, len(parameters.loss_weights), wants_imagenet)
-    if state is not None:
-        return network, str(state["origin"])
+    if resumed is not None:
+        return network, resumed
     if parameters.init not in ("imagenet", "random"):
         return network, _weights.start_from(Path(parameters.init), network, context)
     if wants_imagenet and origin == "random":

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +53,8 @@ def join(labels: Iterable[tuple[Window, Labels]], shape: tuple[int, int]) -> Lab
     Parameters
     ----------
     labels
-        Each window with its label map (height and width of the window), numbered from 1, gaps allowed.
+        Each window, in the order of :func:`windows`, with its label map (height and width of the window), numbered
+        from 1, gaps allowed.
     shape
         Height and width of the whole, in pixels.
 
@@ -71,14 +71,14 @@ def join(labels: Iterable[tuple[Window, Labels]], shape: tuple[int, int]) -> Lab
         covered = np.bincount(label[others], minlength=len(numbers))
         stays = 2 * covered <= np.bincount(label.ravel(), minlength=len(numbers))
         np.copyto(region, proposed, where=(region == 0) & stays[label])
-    return _without_gaps(joined)
+    return drop_small(joined, 1)
 
 
 def _numbers(found: Sequence[tuple[Window, Labels]]) -> list[NDArray[np.int32]]:
     """Return for each window the number in the whole that each of its labels has."""
     ends = np.cumsum([int(label.max()) + 1 for _, label in found], dtype=np.int64)
     starts = np.append(0, ends[:-1])
-    links = [starts[[[i], [j]]] + _same(found[i], found[j]) for i, j in combinations(range(len(found)), 2)]
+    links = [starts[[[i], [j]]] + _same(found[i], found[j]) for i, j in _overlapping([window for window, _ in found])]
     first, second = np.concatenate([np.zeros((2, 0), np.int64), *links], axis=1)
     graph = coo_array((np.ones(len(first)), (first, second)), shape=(ends[-1], ends[-1]))
     numbers = connected_components(graph, directed=False)[1].astype(np.int32) + 1
@@ -86,11 +86,20 @@ def _numbers(found: Sequence[tuple[Window, Labels]]) -> list[NDArray[np.int32]]:
     return np.split(numbers, ends[:-1])
 
 
+def _overlapping(places: Sequence[Window]) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of windows that share pixels; of an image's many windows these are few."""
+    for i, (rows, columns) in enumerate(places):
+        for j in range(i + 1, len(places)):
+            below, beside = places[j]
+            if below.start >= rows.stop:
+                break
+            if beside.start < columns.stop and columns.start < beside.stop:
+                yield i, j
+
+
 def _same(one: tuple[Window, Labels], other: tuple[Window, Labels]) -> NDArray[np.int64]:
     """Return the pairs of labels (2 x n) of two windows that are the same crystal."""
     both = [_intersection(a, b) for a, b in zip(one[0], other[0], strict=True)]
-    if any(span.start >= span.stop for span in both):
-        return np.zeros((2, 0), np.int64)
     first, second = (_seen(both, window, label) for window, label in (one, other))
     width = int(second.max()) + 1
     table = np.bincount((first.astype(np.int64) * width + second).ravel(), minlength=(int(first.max()) + 1) * width)
@@ -109,7 +118,8 @@ def _seen(spans: Sequence[slice], window: Window, label: Labels) -> Labels:
     return label[rows, columns]
 
 
-def _without_gaps(labels: Labels) -> Labels:
-    present = np.bincount(labels.ravel()) > 0
-    present[0] = False
-    return np.where(present, np.cumsum(present), 0).astype(np.int32)[labels]
+def drop_small(labels: Labels, min_size: int) -> Labels:
+    """Drop instances of fewer pixels and number the rest from 1 without gaps."""
+    large = np.bincount(labels.ravel()) >= max(1, min_size)
+    large[0] = False
+    return np.where(large, np.cumsum(large), 0).astype(np.int32)[labels]

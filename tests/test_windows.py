@@ -101,11 +101,12 @@ def test_numbers_are_without_gaps_and_nothing_is_an_empty_map() -> None:
     assert (joined.dtype, sorted(np.unique(joined))) == (np.int32, [0, 1, 2])
 
 
-def test_a_large_micrograph_takes_seconds() -> None:
+@pytest.mark.parametrize(("side", "count"), [(512, 49), (64, 3136)])
+def test_a_large_micrograph_takes_seconds(side: int, count: int) -> None:
     tiles = np.arange(1, 530).reshape(23, 23)
     label = np.kron(tiles, np.ones((79, 79)))[:1800, :1800].astype(np.int32)
-    found = cut_up(label, 512, 256)
-    assert len(found) == 49
+    found = cut_up(label, side, side // 2)
+    assert len(found) == count
     start = time.process_time()
     joined = _windows.join(found, label.shape)
     assert time.process_time() - start < 5
