@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
 from pathlib import Path
 from types import ModuleType
@@ -64,6 +64,11 @@ class Method:
     file: Path
     python: Path = Path(sys.executable)
 
+    @property
+    def is_of_a_package(self) -> bool:
+        """Whether the method came by an entry point of another package."""
+        return not self.module.startswith((f"{PACKAGE}.", _FILE_MODULE))
+
     @cached_property
     def config(self) -> MethodConfig:
         """The settings with ``train`` by component throughout. Imports the adapter, which knows the components."""
@@ -84,10 +89,13 @@ class Method:
     def _declared_info(self) -> MethodInfo | None:
         try:
             return getattr(self._raw_class, "info", None)
-        except ConfigurationError:
-            if self.script is None:
+        except ConfigurationError as error:
+            if self.is_of_a_package:
+                # Somebody else's package must not keep the other methods from being listed.
+                _logger.warning("%s", error)
+            elif self.script is None:
                 raise
-            # Its libraries are in an environment of its own.
+            # Else its libraries are in an environment of its own.
             return None
 
     @cached_property
@@ -106,7 +114,10 @@ class Method:
         try:
             module = _import(self.module, self.file)
         except (Exception, SystemExit) as error:
-            raise ConfigurationError(f"{self.file}: cannot be imported: {type(error).__name__}: {error}") from error
+            hint = "" if self.script is None else "; --isolated gives it the libraries of its `# /// script` block"
+            raise ConfigurationError(
+                f"{self.file}: cannot be imported: {type(error).__name__}: {error}{hint}"
+            ) from error
         cls = _pick_class(module, self.written.class_name, self.file)
         if slip := next(_slips(cls), None):
             raise ConfigurationError(f"{self.file}: {cls.__name__}: {slip}")
@@ -176,21 +187,26 @@ class Method:
 
     @cached_property
     def sources(self) -> tuple[Path, ...]:
-        """The adapter's file and every ``_*.py`` beside it that it imports, directly or not."""
-        found: list[Path] = []
-        pending = [self.file]
-        while pending:
-            file = pending.pop()
-            if file not in found:
-                found.append(file)
-                pending.extend(_private_neighbours(file))
-        return tuple(sorted(found))
+        """The adapter's file and every module of its package that it imports, directly or not."""
+        return tuple(sorted(self._imports))
 
     @cached_property
     def libraries(self) -> tuple[str, ...]:
-        """The top-level modules outside of the standard library that the sources import."""
-        names = {name.split(".")[0] for file in self.sources for name in _imported(file)}
+        """The top-level modules outside of the standard library that the sources import; a package's own is one."""
+        names = {name.split(".")[0] for imported in self._imports.values() for name in imported}
         return tuple(sorted(names - set(sys.stdlib_module_names) - {"crystalbench", ""}))
+
+    @cached_property
+    def _imports(self) -> dict[Path, list[str]]:
+        """What each of the sources imports, by full name."""
+        found: dict[Path, list[str]] = {}
+        pending = {self.file: self.module}
+        while pending:
+            file, module = pending.popitem()
+            found[file] = list(_imported(file, module))
+            modules = {own: name for name in found[file] for own, name in _modules_of(name, self.file, self.module)}
+            pending |= {own: name for own, name in modules.items() if own not in found}
+        return found
 
     @cached_property
     def library_versions(self) -> dict[str, str]:
@@ -203,12 +219,14 @@ class Method:
     def script(self) -> Tree | None:
         """The ``script`` block (PEP 723) of the file, which names the libraries that it needs; None without one.
 
+        An installed package has said elsewhere what it needs.
+
         Raises
         ------
         ConfigurationError
             Where it is not what PEP 723 says.
         """
-        return _script_block(self.file)
+        return None if self.is_of_a_package else _script_block(self.file)
 
     @property
     def environment(self) -> Tree | None:
@@ -283,7 +301,7 @@ def _all(adapters: Sequence[str]) -> Iterator[Method]:
     for point in entry_points(group=PACKAGE):
         try:
             yield _from_entry_point(point)
-        except (ConfigurationError, ImportError) as error:
+        except ConfigurationError as error:
             # Somebody else's package must not keep the other methods from running.
             _logger.warning("the method %r of another package is left out: %s", point.name, error)
     for adapter in adapters:
@@ -291,7 +309,12 @@ def _all(adapters: Sequence[str]) -> Iterator[Method]:
 
 
 def _from_entry_point(point: EntryPoint) -> Method:
-    spec = importlib.util.find_spec(point.module)
+    top, *inner = point.module.split(".")
+    spec = importlib.util.find_spec(top)
+    for depth in range(len(inner)):
+        # importlib.util.find_spec would import the packages around the module.
+        places = spec.submodule_search_locations if spec else None
+        spec = PathFinder.find_spec(".".join([top, *inner[: depth + 1]]), places) if places else None
     if spec is None or spec.origin is None:
         raise ConfigurationError(f"entry point {point.name!r}: module {point.module} does not exist")
     return _with_yaml_beside(point.name, point.module, Path(spec.origin), point.attr or None)
@@ -396,24 +419,31 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _imported(file: Path) -> Iterator[str]:
+def _imported(file: Path, module: str) -> Iterator[str]:
+    """Yield the full names of what a module imports, and of what may be a module in ``from a import b``."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
         raise ConfigurationError(f"{file}: cannot be read as Python: {error}") from error
+    folders = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            absolute = f"{PACKAGE}.{base}".rstrip(".") if node.level else base
-            yield absolute
-            yield from (f"{absolute}.{alias.name}" for alias in node.names)
+            inside = folders[: len(folders) - node.level + 1] if node.level else []
+            base = ".".join([*inside, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-def _private_neighbours(file: Path) -> Iterator[Path]:
-    for name in _imported(file):
-        if name.startswith(f"{PACKAGE}._"):
-            neighbour = file.with_name(f"{name.removeprefix(f'{PACKAGE}.').split('.')[0]}.py")
-            if neighbour.is_file():
-                yield neighbour
+def _modules_of(name: str, file: Path, module: str) -> Iterator[tuple[Path, str]]:
+    """Yield the files of ``name`` and of the packages that it lies in, where they are those of ``file``'s package."""
+    package = PACKAGE if module.startswith(f"{PACKAGE}.") else module.split(".")[0]
+    above = module.count(".") - package.count(".") - (file.name != "__init__.py")
+    if above < 0 or not name.startswith(f"{package}."):
+        return
+    folder = file.parents[above]
+    parts = name.removeprefix(f"{package}.").split(".")
+    for count in range(1, len(parts) + 1):
+        inside, found = folder.joinpath(*parts[:count]), ".".join([package, *parts[:count]])
+        yield from ((own, found) for own in (inside.with_suffix(".py"), inside / "__init__.py") if own.is_file())

@@ -201,7 +201,7 @@ def test_each_wrong_answer_is_told_and_the_other_images_are_kept(bad: Bench) -> 
         "the method returned labels of shape (47, 64) for an image of (48, 64)",
         "the method returned float64, not an array of integer labels",
         "the method returned labels below 0 or beyond 32 bit",
-        "ValueError: self.details is not plain JSON: Out of range float values are not JSON compliant",
+        "ValueError: what the method tells as details is not plain JSON: Out of range float values are not JSON compliant",
     )
     assert all(error.startswith(text) for error, text in zip(errors, expected, strict=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,9 @@ def isolation(method: Method) -> Tree:
 
 
 def source_sha256(method: Method) -> str:
-    """Return one hash of the adapter's source and of every private neighbour that it imports."""
-    return key_of(sources={file.name: file_sha256(file) for file in method.sources})
+    """Return one hash of the adapter's source and of every module of its package that it imports."""
+    names = {file: os.path.relpath(file, method.file.parent) for file in method.sources}
+    return key_of(sources={name: file_sha256(file) for file, name in names.items()})
 
 
 def init_sha256(parameters: Tree) -> str | None:

@@ -12,22 +12,26 @@ from dataclasses import replace
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 
 from crystalbench._files import write_atomic
 from crystalbench.experiment._jobs import (
     DESCRIPTION_FILE,
     ERROR_FILE,
     JOB_FILE,
+    LOCK_FILE,
     LOG_FILE,
+    PROGRESS_FILE,
     DescribeJob,
     Job,
+    PredictJob,
     Progress,
     TrainJob,
     read_progress,
     read_training,
 )
 from crystalbench.experiment._log import CappedLog, log_tail
-from crystalbench.experiment._predict import read_images
+from crystalbench.experiment._predict import keep_current, read_images
 from crystalbench.experiment._record import Failure, Outcome
 from crystalbench.experiment._watch import Limits, Watch
 
@@ -38,10 +42,12 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 def run_job(job: Job, on_progress: Callable[[Progress], None], limits: Limits, python: Path) -> Outcome:
     """Run ``job`` in a process of ``python`` and wait; what it prints goes to ``log.txt`` in its folder.
 
-    However the worker ends, what it started ends with it.
+    However the worker ends, what it started ends with it; what it started in a session of its own does so only where
+    the worker has to be ended.
     """
     write_atomic(job.folder / JOB_FILE, job.model_dump_json(indent=1).encode())
     (job.folder / ERROR_FILE).unlink(missing_ok=True)
+    _forget_failures(job)
     verdict = None
     with CappedLog(job.folder / LOG_FILE) as log, _worker(job, python, log) as process:
         watch = Watch(process.pid, limits)
@@ -52,6 +58,15 @@ def run_job(job: Job, on_progress: Callable[[Progress], None], limits: Limits, p
             verdict = watch.verdict(progress)
     on_progress(read_progress(job.folder))
     return _outcome(job, process.returncode, verdict)
+
+
+def _forget_failures(job: Job) -> None:
+    """Leave only results that stand: the failures of an earlier attempt would look like this one's."""
+    # Where a worker of a killed run is still busy in the folder, it and the next worker go on from what is there.
+    if isinstance(job, PredictJob):
+        with suppress(Timeout), FileLock(job.folder / LOCK_FILE, timeout=0):
+            keep_current(job)
+            (job.folder / PROGRESS_FILE).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -105,7 +120,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _outcome(job: Job, code: int, verdict: Outcome | None) -> Outcome:
-    outcome = _error(job.folder) or (Outcome("ok") if _is_done(job) else verdict or _crash(code))
+    outcome = Outcome("ok") if _is_done(job) else _error(job.folder) or verdict or _crash(code)
     if outcome.failure is None:
         return outcome
     return replace(outcome, failure=outcome.failure.model_copy(update={"log_tail": log_tail(job.folder)}))

@@ -13,6 +13,7 @@ from crystalbench.experiment._jobs import LOG_FILE
 KEPT_BYTES = 1 << 20
 """How much of the beginning, and how much at least of the end, of what one worker prints is kept."""
 
+_NEXT_ATTEMPT = b"\n--- the next attempt ---\n"
 _CHUNK_BYTES = 1 << 20
 _TAIL_BYTES = 1 << 14
 _TAIL_LINES = 30
@@ -27,7 +28,9 @@ class CappedLog:
     def __init__(self, file: Path) -> None:
         file.touch()
         self._file = file.open("r+b", buffering=0)
-        self._begin = self._file.seek(0, os.SEEK_END)
+        if self._file.seek(0, os.SEEK_END):
+            self._file.write(_NEXT_ATTEMPT)
+        self._begin = self._file.tell()
         self._printed = 0
 
     def __enter__(self) -> Self:
@@ -64,13 +67,13 @@ class CappedLog:
 
 
 def log_tail(folder: Path) -> str:
-    """Return the last lines of a job's log as text that can be printed."""
+    """Return the last lines of a job's last attempt as text that can be printed."""
     log = folder / LOG_FILE
     if not log.exists():
         return ""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
+        lines = file.read().rpartition(_NEXT_ATTEMPT)[2].decode(errors="replace").splitlines()
     return "\n".join(_printable(line) for line in lines[-_TAIL_LINES:])
 
 

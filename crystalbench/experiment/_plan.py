@@ -154,7 +154,7 @@ def plan(request: Request, say: Callable[[str], None]) -> list[Experiment]:
     SplitError
         Where the data cannot be split.
     """
-    methods = choose_methods(request.methods, request.adapters)
+    methods = _importable(choose_methods(request.methods, request.adapters), request, say)
     if request.isolated:
         methods = isolate(methods, say)
     settings = parse_settings(request.settings, list(methods))
@@ -166,6 +166,19 @@ def plan(request: Request, say: Callable[[str], None]) -> list[Experiment]:
             if not _is_left_out(request, method, values):
                 experiments.append(_experiment(request, method, method.parameters(values), seed, parts))
     return experiments
+
+
+def _importable(methods: dict[str, Method], request: Request, say: Callable[[str], None]) -> dict[str, Method]:
+    """Return ``methods`` without what ``all`` found in other packages and cannot be imported."""
+    broken = set()
+    for name, method in methods.items():
+        if method.is_of_a_package and name not in request.methods:
+            try:
+                _ = method.segmenter_class
+            except ConfigurationError as error:
+                say(f"{name} is left out: {error}")
+                broken.add(name)
+    return {name: method for name, method in methods.items() if name not in broken}
 
 
 def _is_left_out(request: Request, method: Method, values: Tree) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def predict(job: PredictJob, segmenter: Segmenter, dataset: Dataset, report: Cal
     An image on which the method fails is kept as failed, and the others go on.
     """
     samples = {sample.name: sample for sample in dataset.samples}
-    done = _keep(job.folder / IMAGES_FILE, read_images(job.folder), job.images)
+    done = keep_current(job)
     warm = False
     for count, planned in enumerate(job.images):
         report(count, len(job.images))
@@ -67,6 +67,18 @@ def read_images(folder: Path) -> list[ImageRecord]:
     return [record for line in lines if (record := _parse(line)) is not None]
 
 
+def keep_current(job: PredictJob) -> dict[str, ImageRecord]:
+    """Return the results of a job that can stay, by image, and put the others away."""
+    plans = {planned.image: planned for planned in job.images}
+    kept = {
+        record.image: record
+        for record in read_images(job.folder)
+        if record.image in plans and is_current(record, plans[record.image], job.folder)
+    }
+    write_atomic(job.folder / IMAGES_FILE, "".join(f"{_line(record)}\n" for record in kept.values()).encode())
+    return kept
+
+
 def is_current(record: ImageRecord, planned: PlannedImage, folder: Path) -> bool:
     """Say whether a result can stay: it did not fail, is of the same prediction, and its labels are there."""
     return (
@@ -80,17 +92,6 @@ def labels_file(folder: Path, image: str) -> Path | None:
     """Return the label map that was predicted for ``image``, if there is one."""
     candidates = [folder / LABELS_FOLDER / f"{image}{suffix}" for suffix in (".png", ".tif")]
     return next((file for file in candidates if file.exists()), None)
-
-
-def _keep(file: Path, records: Iterable[ImageRecord], planned: Iterable[PlannedImage]) -> dict[str, ImageRecord]:
-    plans = {plan.image: plan for plan in planned}
-    kept = {
-        record.image: record
-        for record in records
-        if record.image in plans and is_current(record, plans[record.image], file.parent)
-    }
-    write_atomic(file, "".join(f"{_line(record)}\n" for record in kept.values()).encode())
-    return kept
 
 
 def _one(
@@ -137,23 +138,24 @@ def _timed(segmenter: Segmenter, sample: Sample) -> tuple[Labels, Mapping[str, A
     stages = dict(segmenter.stages)
     taken = stages.pop("total")
     seconds = segmenter.latency(taken)
-    told = {"seconds": seconds, "latency_told": seconds != taken, "details": _plain(segmenter.details)}
-    return check_labels(labels, sample.label.shape), {"stages": stages, **told}
+    told = {"seconds": seconds, "latency_told": seconds != taken, "details": dict(segmenter.details), "stages": stages}
+    for name, value in told.items():
+        _check_plain(name, value)
+    return check_labels(labels, sample.label.shape), told
 
 
-def _plain(details: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a method tells of an image.
+def _check_plain(name: str, value: Any) -> None:
+    """Refuse what a method tells of an image where the record, which is JSON, cannot hold it.
 
     Raises
     ------
     ValueError
-        Where the record, which is JSON, cannot hold it.
+        Names what the method told.
     """
     try:
-        json.dumps(details, allow_nan=False)
+        json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"self.details is not plain JSON: {error}") from error
-    return dict(details)
+        raise ValueError(f"what the method tells as {name} is not plain JSON: {error}") from error
 
 
 def _prediction(segmenter: Segmenter, sample: Sample) -> Callable[[], Labels]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,9 +78,14 @@ class Run:
                 outcome = self._train(training)
             if outcome.status != "ok":
                 return self._finish(experiment, None, outcome, start)
-        job = experiment.job(
-            {name: _result(training).checkpoint_sha256 for name, training in experiment.trainings.items()}
-        )
+        try:
+            job = experiment.job(
+                {name: _result(training).checkpoint_sha256 for name, training in experiment.trainings.items()}
+            )
+        except Exception as error:
+            # The method says which files it reads, and these are read: either can fail.
+            failure = Failure(type=type(error).__name__, message=str(error), log_tail=traceback.format_exc())
+            return self._finish(experiment, None, Outcome("failed", failure), start)
         before = read_record(experiment.folder)
         if before is not None and _is_complete(before, job) and _tells_of_trainings(before, experiment):
             self.reporter.say(f"{_title(experiment)}: done before, nothing to do")

@@ -7,6 +7,7 @@ this one stood.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -27,8 +28,10 @@ from crystalbench.experiment._jobs import (
     CHECKPOINT_FILE,
     DESCRIPTION_FILE,
     ERROR_FILE,
+    LOCK_FILE,
     PROGRESS_FILE,
     TRAINING_FILE,
+    WARNINGS_FILE,
     DescribedComponent,
     DescribeJob,
     Description,
@@ -59,7 +62,7 @@ def main(job_file: Path, pipe: int) -> int:
     job = read_job(job_file)
     try:
         # A worker of a killed run may still be busy in this folder.
-        with FileLock(job.folder / ".lock"):
+        with FileLock(job.folder / LOCK_FILE):
             _do(job)
     except BaseException as error:
         # Also sys.exit, and whatever else a method raises.
@@ -98,6 +101,10 @@ class _JobContext:
     def __post_init__(self) -> None:
         self.progress = read_progress(self.folder)
         self._seconds_before = self.progress.seconds
+        file = self.folder / WARNINGS_FILE
+        if file.exists() and self.progress.step:
+            # What the first attempt said of the weights to start from: a resumed training does not read them again.
+            self.warnings = json.loads(file.read_bytes())
 
     def report(self, step: int, total: int, **scalars: float) -> None:
         elapsed = time.monotonic()
@@ -114,6 +121,7 @@ class _JobContext:
         print(f"warning: {message}", flush=True)
         if message not in self.warnings:
             self.warnings.append(message)
+            write_json(self.folder / WARNINGS_FILE, self.warnings)
 
 
 def _train(job: TrainJob) -> None:
