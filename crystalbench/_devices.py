@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,8 +37,11 @@ def device_name(device: str) -> str:
     """Return the name of the processor or GPU, as it stands in records."""
     if device == "cpu":
         return _processor()
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        # An environment of a method's own need not have it.
+        return _first_gpu()
     return str(torch.cuda.get_device_name(device))
 
 
@@ -58,6 +62,11 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _first_gpu() -> str:
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _cuda_available() -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from crystalbench._exceptions import ConfigurationError
 from crystalbench._files import write_atomic
 from crystalbench._paths import data_dir
-from crystalbench.registry import find_methods
+from crystalbench.registry import RESERVED, find_methods
 
 _STAND_IN, _CLASS, _TITLE = "mymethod", "MyMethod", "My method"
 _FILES = ("{}.py", "{}.yaml", "test_{}.py")
@@ -49,6 +49,8 @@ def _is_name(name: str) -> bool:
 
 
 def _check_name(name: str) -> None:
+    if name in RESERVED:
+        raise ConfigurationError(f"{name!r} means something else to `crystalbench run`: choose another name")
     if _is_name(name):
         return
     near = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")

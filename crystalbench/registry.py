@@ -24,13 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 from crystalbench._exceptions import ConfigurationError, CrystalbenchError, UnknownNameError
 from crystalbench._paths import data_dir
-from crystalbench.config import MethodConfig, Preset, Tree, read_yaml, validate
+from crystalbench.config import MethodConfig, ParameterSet, Preset, Tree, read_yaml, validate
 from crystalbench.segmenter import Component, MethodInfo, Parameters, Segmenter
 
 if TYPE_CHECKING:
     from crystalbench.data import Sample
 
 PACKAGE = "crystalbench.adapters"
+RESERVED = frozenset({"all", *ParameterSet.model_fields})
+"""What ``--method`` and ``--set`` mean something else by."""
+
 _FILE_MODULE = "crystalbench_adapter_"
 # As PEP 723 gives it.
 _SCRIPT = re.compile(r"(?m)^# /// script$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
@@ -244,7 +247,7 @@ def find_methods(adapters: Sequence[str] = ()) -> dict[str, Method]:
     Raises
     ------
     ConfigurationError
-        For two methods of one name, or a file that does not exist.
+        For two methods of one name, a name that is reserved, or a file that does not exist.
     """
     methods: dict[str, Method] = {}
     for method in _all(adapters):
@@ -331,6 +334,8 @@ def _from_file(adapter: str) -> Method:
 
 
 def _with_yaml_beside(name: str, module: str, file: Path, class_name: str | None) -> Method:
+    if name in RESERVED:
+        raise ConfigurationError(f"{file}: {name!r} means something else to `crystalbench run`; call it otherwise")
     settings = file.with_name(f"{name}.yaml")
     config = read_yaml(settings, MethodConfig) if settings.is_file() else MethodConfig(method=name)
     if class_name:
@@ -440,10 +445,10 @@ def _modules_of(name: str, file: Path, module: str) -> Iterator[tuple[Path, str]
     """Yield the files of ``name`` and of the packages that it lies in, where they are those of ``file``'s package."""
     package = PACKAGE if module.startswith(f"{PACKAGE}.") else module.split(".")[0]
     above = module.count(".") - package.count(".") - (file.name != "__init__.py")
-    if above < 0 or not name.startswith(f"{package}."):
+    if above < 0 or not f"{name}.".startswith(f"{package}."):
         return
     folder = file.parents[above]
-    parts = name.removeprefix(f"{package}.").split(".")
-    for count in range(1, len(parts) + 1):
+    parts = name.split(".")[package.count(".") + 1 :]
+    for count in range(len(parts) + 1):
         inside, found = folder.joinpath(*parts[:count]), ".".join([package, *parts[:count]])
         yield from ((own, found) for own in (inside.with_suffix(".py"), inside / "__init__.py") if own.is_file())

@@ -278,6 +278,7 @@ def test_settings_that_are_not_the_presets_are_always_shown() -> None:
 
 def test_a_failed_seed_takes_the_rank_of_the_row_it_belongs_to() -> None:
     (row,) = rows([record(CLOSE), crashed(seed=1)])
+    assert row.weights == "random"
     assert (row.status, row.rank, row.seeds, row.n_failed) == ("failed", None, [0, 1], 5)
     assert row.error is not None
     assert row.error["type"] == "ValueError"

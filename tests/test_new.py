@@ -57,6 +57,7 @@ def test_any_name_of_a_module_will_do(name: str, tmp_path: Path) -> None:
     ("name", "expected"),
     [
         ("my-method", "'my-method' cannot be the name of a Python module: call it 'my_method'"),
+        ("all", "'all' means something else to `crystalbench run`: choose another name"),
         ("class", "'class' cannot be .*: use letters, digits and _"),
         ("7up", "'7up' cannot be"),
         ("../up", "'../up' cannot be .*: call it 'up'"),

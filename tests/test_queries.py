@@ -212,6 +212,19 @@ def test_masks_are_cut_at_the_threshold(mask_threshold: float, found: bool) -> N
     assert labels.any() == found
 
 
+def test_crystals_that_joining_makes_small_are_dropped() -> None:
+    # Of the second window's crystal the first window's takes half.
+    first, second = np.zeros((16, 32), np.int32), np.zeros((16, 32), np.int32)
+    first[:, 16:], second[:, 8:24] = 1, 1
+    answers = [
+        Answer((slice(0, 16), window), (1.0, 1.0), np.ones(1, np.float32), np.float16(20 * (label[None] > 0) - 10))
+        for window, label in ((slice(0, 32), first), (slice(16, 48), second))
+    ]
+    raw = Answers((16, 48), tuple(answers))
+    sizes = [np.bincount(_query_decoding.decode(raw, QueryDecode(min_size=size)).ravel())[1:] for size in (0, 129, 257)]
+    assert [size.tolist() for size in sizes] == [[256, 128], [256], []]
+
+
 def test_small_crystals_are_dropped() -> None:
     raw = squares_answer((0, 1, 0.9, 8.0), (3, 9, 0.9, 8.0))
     assert len(np.unique(_query_decoding.decode(raw, QueryDecode(min_size=100)))) == 3
@@ -426,6 +439,15 @@ def started(name: str, init: Path, folder: Path, **changes: Any) -> tuple[dict[s
     context = FitContext(folder, **changes)
     model, origin = segmenter.library().initial(segmenter.parameters, context)
     return model.state_dict(), origin, context.warnings
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_of_half_precision_are_trained_in_full(name: str, tmp_path: Path) -> None:
+    segmenter = trained(name)
+    segmenter.library().model(segmenter.library().config(segmenter.parameters, True)).half().save_pretrained(tmp_path)
+    weights, _, _ = started(name, tmp_path, tmp_path)
+    # One of the library's own scalars has 64 bit.
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} <= {torch.float32, torch.float64}
 
 
 def differing(own: dict[str, Any], weights: dict[str, Any]) -> set[str]:

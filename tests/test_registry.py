@@ -8,6 +8,9 @@ import pytest
 
 from crystalbench import ConfigurationError, UnknownNameError
 from crystalbench.config import override, parse_settings
+from crystalbench.data import open_dataset
+from crystalbench.experiment._keys import source_sha256
+from crystalbench.experiment._plan import Request, plan
 from crystalbench.registry import choose_methods, find_method, find_methods
 
 ADAPTER = """
@@ -207,6 +210,56 @@ def test_entry_points_are_found(adapter: Path, monkeypatch: pytest.MonkeyPatch) 
     method = find_method("frompackage")
     assert method.info.title == "Threshold"
     assert method.preset("quick")["decode"] == {"level": 128}
+
+
+def test_every_module_of_a_package_that_a_method_imports_is_part_of_its_source(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, package = adapter.parent, adapter.parent / "threshold_parts"
+    for file, text in {
+        "__init__.py": "raise AttributeError('listing must not import')",
+        "method.py": "from .network import size\nfrom .layers.conv import relu\nimport threshold_parts.absolute\n",
+        "network.py": "import numpy",
+        "layers/__init__.py": "",
+        "layers/conv.py": "from ..common import first\nfrom scipy import ndimage",
+        "common.py": "",
+        "absolute.py": "",
+        "unused.py": "",
+    }.items():
+        (package / file).parent.mkdir(parents=True, exist_ok=True)
+        (package / file).write_text(text)
+    install(site, "parts = threshold_parts.method:Parts")
+    monkeypatch.syspath_prepend(str(site))
+    method = find_method("parts")
+    names = {str(file.relative_to(package)) for file in method.sources}
+    assert names == {
+        "__init__.py", "absolute.py", "common.py", "layers/__init__.py", "layers/conv.py", "method.py", "network.py"
+    }  # fmt: skip
+    assert method.libraries == ("numpy", "scipy", "threshold_parts")
+    before = source_sha256(method)
+    (package / "layers" / "conv.py").write_text("relu = 2")
+    assert source_sha256(find_method("parts")) != before
+
+
+def test_a_package_that_cannot_be_imported_breaks_no_list(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, squares: Path
+) -> None:
+    (adapter.parent / "old_package.py").write_text("import numpy\nnumpy.no_such_attribute\n")
+    install(adapter.parent, "old = old_package:Method")
+    monkeypatch.syspath_prepend(str(adapter.parent))
+    assert find_method("old").info.licence == "unknown"
+    assert "no_such_attribute" in caplog.text
+    said: list[str] = []
+    planned = plan(Request(("all",), open_dataset(squares)), said.append)
+    assert {"truth", "sima"} <= {experiment.method.name for experiment in planned}
+    assert "old is left out" in said[0]
+    with pytest.raises(ConfigurationError, match="no_such_attribute"):
+        plan(Request(("old",), open_dataset(squares)), said.append)
+
+
+def test_a_name_that_means_something_else_is_refused(adapter: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"all\.py: 'all' means something else"):
+        find_methods([str(adapter.rename(adapter.with_name("all.py")))])
 
 
 def test_broken_entry_points_are_named_and_left_out(

@@ -320,6 +320,20 @@ def test_trust_in_weights_reaches_the_training_and_no_key(workshop: Workshop) ->
     assert record["trainings"]["net"]["init_sha256"] is None  # type: ignore[index]
 
 
+def test_what_a_training_warned_of_before_it_was_killed_stands_in_the_record(workshop: Workshop) -> None:
+    loop = "        while epoch <"
+    start = "        if epoch == 0: context.warn('it starts at random')\n"
+    workshop.adapter.write_text(AUDITED.replace(loop, start + loop))
+    process = workshop.start("--set", "train.epochs=40")
+    _wait_for(workshop, "epoch 3")
+    process.kill()
+    process.communicate()
+    workshop.run("--set", "train.epochs=40")
+    assert workshop.noted()["epoch 1"] == 1
+    (record,) = workshop.records()
+    assert record["warnings"] == ["net: it starts at random", "net: a warning from the training"]
+
+
 def test_interrupting_a_training_leaves_a_record(workshop: Workshop) -> None:
     process = workshop.start("--set", "train.epochs=2000")
     _wait_for(workshop, "epoch 3")

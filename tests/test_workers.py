@@ -201,7 +201,7 @@ def test_each_wrong_answer_is_told_and_the_other_images_are_kept(bad: Bench) -> 
         "the method returned labels of shape (47, 64) for an image of (48, 64)",
         "the method returned float64, not an array of integer labels",
         "the method returned labels below 0 or beyond 32 bit",
-        "ValueError: what the method tells as details is not plain JSON: Out of range float values are not JSON compliant",
+        "ValueError: what the method tells as details is not plain JSON: Out of range float values",
     )
     assert all(error.startswith(text) for error, text in zip(errors, expected, strict=True))
 
@@ -215,7 +215,47 @@ def test_the_method_beside_them_is_not_touched(bad: Bench) -> None:
 
 def test_a_fast_eater_is_stopped_soon(bad: Bench) -> None:
     held = float(bad.record("eats")["error"]["message"].split()[3])
-    assert 1 < held < 3
+    assert 1 <= held < 3
+
+
+READS = """
+    def reads(self, sample):
+        raise KeyError("no such file for " + sample.name)
+"""
+
+# Loads once; later it ends without a word.
+FAILS_THEN_VANISHES = """
+        raise RuntimeError("an old error")
+
+    def load(self, checkpoints, device):
+        if (NOTES / "second").exists():
+            os._exit(7)
+"""
+
+
+def test_what_a_method_says_of_files_and_latency_can_fail_alone(bench: Bench) -> None:
+    bench.write("reads", READS)
+    bench.write("latency", PREDICT + "        return labels\n\n    def latency(self, measured): return float('inf')\n")
+    _finish(bench.start(["reads", "latency", "truth"]))
+    record = bench.record("reads")
+    assert (record["status"], record["error"]["type"]) == ("failed", "KeyError")
+    assert "no such file for square" in record["error"]["message"]
+    assert "in reads" in record["error"]["log_tail"]
+    assert "what the method tells as seconds is not plain JSON" in bench.record("latency")["error"]["message"]
+    assert bench.record("truth")["status"] == "ok"
+
+
+def test_an_attempt_is_told_by_what_it_did_itself(bench: Bench) -> None:
+    bench.write("fails", PREDICT + FAILS_THEN_VANISHES)
+    _finish(bench.start(["fails"]))
+    assert bench.record("fails")["status"] == "failed"
+    (bench.folder / "second").touch()
+    _finish(bench.start(["fails"]))
+    record = bench.record("fails")
+    assert record["status"] == "crashed"
+    assert record["images"] == []
+    assert "an old error" not in json.dumps(record)
+    assert "an old error" in bench.log("fails").read_text()
 
 
 def test_children_end_with_their_worker(bad: Bench) -> None:
@@ -334,6 +374,12 @@ def test_a_worker_is_ended_while_the_machine_still_has_a_reserve(monkeypatch: py
     assert outcome.status == "oom"
 
 
+def test_the_reserve_is_a_share_of_what_the_container_has() -> None:
+    assert _watch.reserve([64 * 10**9]) == 2e9
+    assert _watch.reserve([64 * 10**9, 20 * 10**9]) == 1e9
+    assert _watch.reserve([64 * 10**9, 10**9]) == 0.5e9
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_control_group_that_allows_less_counts(tmp_path: Path, version: int) -> None:
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if version == 1 else ("memory.max", "memory.current")
@@ -342,7 +388,9 @@ def test_a_control_group_that_allows_less_counts(tmp_path: Path, version: int) -
     for folder, limit in ((root / "batch", "5000"), (root / "batch" / "job", "max" if version == 2 else str(2**62))):
         (folder / names[0]).write_text(f"{limit}\n")
         (folder / names[1]).write_text("3000\n")
-        (folder / "memory.stat").write_text("anon 1\ninactive_file 600\ntotal_inactive_file 600\n")
+        (folder / "memory.stat").write_text(
+            "anon 1\ninactive_file 500\nactive_file 100\ntotal_inactive_file 500\ntotal_active_file 100\n"
+        )
     table = tmp_path / "table"
     table.write_text("9:cpu,cpuacct:/\n4:memory:/batch/job\n0::/\n" if version == 1 else "0::/batch/job\n")
     groups = find_groups(tmp_path, table)

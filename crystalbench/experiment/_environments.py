@@ -38,7 +38,9 @@ def environment_python(adapter: Path, script: Tree, say: Callable[[str], None]) 
     folder = platformdirs.user_cache_path("crystalbench") / "environments" / sha256(canonical_json(needs))[:12]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if not folder.exists():
+        # A link to a Python that has since been removed does not exist.
+        if not (folder / _PYTHON).exists():
+            shutil.rmtree(folder, ignore_errors=True)
             say(f"{adapter.name}: uv builds the environment of its `# /// script` block ...")
             _build(folder, adapter, script)
     return folder / _PYTHON

@@ -29,12 +29,13 @@ class Group:
     limit: int
     usage: Path
     statistics: Path
-    cached: str
+    cached: tuple[str, ...]
 
     def free(self) -> int:
         """Return what may still be taken; what is cached of files counts as free."""
         statistics = dict(line.split() for line in self.statistics.read_text().splitlines())
-        return self.limit - int(self.usage.read_text()) + int(statistics.get(self.cached, 0))
+        cached = sum(int(statistics.get(name, 0)) for name in self.cached)
+        return self.limit - int(self.usage.read_text()) + cached
 
 
 def free_memory(groups: Iterable[Group]) -> int:
@@ -50,14 +51,15 @@ def find_groups(root: Path = _GROUPS, table: Path = _TABLE) -> list[Group]:
         inside = Path(path.strip("/"))
         for folder in [inside, *inside.parents]:
             if not controllers:
-                groups += _group(root / folder, "memory.max", "memory.current", "inactive_file")
+                groups += _group(root / folder, "memory.max", "memory.current", "")
             elif "memory" in controllers.split(","):
-                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+                names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
                 groups += _group(root / "memory" / folder, *names)
     return [group for group in groups if group.limit < psutil.virtual_memory().total]
 
 
-def _group(folder: Path, limit: str, usage: str, cached: str) -> Iterator[Group]:
+def _group(folder: Path, limit: str, usage: str, prefix: str) -> Iterator[Group]:
+    cached = (f"{prefix}active_file", f"{prefix}inactive_file")
     # No such file: another version of control groups, or none above this one. "max": no limit.
     with suppress(OSError, ValueError):
         yield Group(int((folder / limit).read_text()), folder / usage, folder / "memory.stat", cached)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
@@ -29,7 +30,7 @@ class Limits:
         Seconds without progress: no report of a training, no image. None: for ever.
     memory
         Resident bytes of the worker and all processes that it started. None: as many as leave the machine a
-        reserve of 5 %, at least 0.5 GB and at most 2 GB.
+        reserve of 5 %, at least 0.5 GB and at most 2 GB; a container's limit is its machine.
     """
 
     timeout: float | None = None
@@ -42,9 +43,8 @@ class Watch:
     def __init__(self, pid: int, limits: Limits) -> None:
         self._pid = pid
         self._limits = limits
-        share = _RESERVED_SHARE * psutil.virtual_memory().total
-        self._reserve = min(max(_LEAST_RESERVE, share), _MOST_RESERVE)
         self._groups = find_groups()
+        self._reserve = reserve([int(psutil.virtual_memory().total), *(group.limit for group in self._groups)])
         self._next_count = 0.0
         self._step: tuple[float, ...] = ()
         self._moved = time.monotonic()
@@ -88,6 +88,11 @@ class Watch:
             f"the worker held {held / GB:.1f} GB when only {free / GB:.1f} GB of memory were left; "
             "it was ended before the system would have to"
         )
+
+
+def reserve(totals: Sequence[int]) -> float:
+    """Return the bytes that a worker must leave where the machine, and groups within it, have so many."""
+    return min(max(_LEAST_RESERVE, _RESERVED_SHARE * min(totals)), _MOST_RESERVE)
 
 
 def _oom(message: str) -> Outcome:

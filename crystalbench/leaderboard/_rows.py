@@ -241,7 +241,7 @@ def _row(group: Sequence[Record], pixels: Mapping[_ImageName, set[str]]) -> Row:
         device=newest.device,
         device_name=newest.device_name,
         precision=newest.precision,
-        weights=_weights(newest),
+        weights=next(filter(None, map(_weights, seeds)), None),
         settings=newest.parameters,
         changes=newest.changes,
         key=[record.key for record in seeds],
