@@ -178,6 +178,9 @@ def _add_door(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     check.set_defaults(verb=_check)
     check.add_argument("name", metavar="NAME")
     check.add_argument("--adapter", action="append", default=[], metavar="FILE[:Class]")
+    check.add_argument(
+        "--isolated", action="store_true", help="in the environment of the adapter's `# /// script` block"
+    )
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -391,6 +394,10 @@ def _new(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.isolated:
+        from crystalbench.experiment import check_isolated
+
+        return check_isolated(options.name, options.adapter, lambda text: print(text, file=sys.stderr))
     from tempfile import TemporaryDirectory
 
     from crystalbench.testing import CHECKS, Suite, counts

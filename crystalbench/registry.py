@@ -117,10 +117,7 @@ class Method:
         try:
             module = _import(self.module, self.file)
         except (Exception, SystemExit) as error:
-            hint = "" if self.script is None else "; --isolated gives it the libraries of its `# /// script` block"
-            raise ConfigurationError(
-                f"{self.file}: cannot be imported: {type(error).__name__}: {error}{hint}"
-            ) from error
+            raise ConfigurationError(f"{self.file}: cannot be imported: {type(error).__name__}: {error}") from error
         cls = _pick_class(module, self.written.class_name, self.file)
         if slip := next(_slips(cls), None):
             raise ConfigurationError(f"{self.file}: {cls.__name__}: {slip}")

@@ -113,10 +113,30 @@ def test_a_method_runs_with_a_library_that_conflicts_with_ours(bench: Bench) -> 
     again = bench.run("old", "--isolated", *setting)
     assert "uv builds" not in again
     assert "done before, nothing to do" in again
+    # A Python that has gone since, as after an upgrade.
+    for python in (bench.folder / "cache").glob("crystalbench/environments/*/bin/python"):
+        python.unlink()
+        python.symlink_to(bench.folder / "gone")
+    assert "uv builds" in bench.run("old", "--isolated", *setting)
     # The same method in our own environment has other keys.
     bench.run("old", *setting)
     assert len(list(bench.folder.glob("runs/squares/old/*/record.json"))) == 2
     assert len(list(bench.folder.glob("runs/train/level/*/training.json"))) == 2
+
+
+@needs_uv
+def test_a_method_is_checked_in_its_environment(bench: Bench) -> None:
+    complete = ADAPTER.replace("grey: int", "grey: int = 90").replace(
+        "save_file({", "context.report(1, 1); save_file({"
+    )
+    (bench.folder / "complete.py").write_text(BLOCK + complete)
+    command = [sys.executable, "-m", "crystalbench", "check", "complete", "--adapter", "complete.py", "--isolated"]
+    done = subprocess.run(command, cwd=bench.folder, env=bench.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok               labels" in done.stdout
+    refused = subprocess.run([*command[:4], "truth", "--isolated"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "truth.py has no `# /// script` block" in refused.stderr
 
 
 @needs_uv

@@ -1,5 +1,6 @@
 """Runs: from a request to records. Plan, trainings, predictions, records; each once, whatever is killed."""
 
+from crystalbench.experiment._isolated import check_isolated
 from crystalbench.experiment._plan import Experiment, Request, Training, plan
 from crystalbench.experiment._progress import reporter
 from crystalbench.experiment._record import ImageRecord, Record
@@ -14,6 +15,7 @@ __all__ = [
     "Request",
     "Run",
     "Training",
+    "check_isolated",
     "plan",
     "read_record",
     "reporter",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from crystalbench.config import Tree
 from crystalbench.data import Sample
 from crystalbench.experiment._environments import environment_python
 from crystalbench.experiment._jobs import DESCRIPTION_FILE, DescribeJob, Description
-from crystalbench.experiment._local import run_job
+from crystalbench.experiment._local import foreign_environment, run_job
 from crystalbench.experiment._record import Failure
 from crystalbench.experiment._watch import Limits
-from crystalbench.registry import Method
+from crystalbench.registry import Method, find_method
 from crystalbench.segmenter import Component, MethodInfo, Parameters
 
 _TIMEOUT_S = 300.0
@@ -37,6 +38,23 @@ def isolate(methods: Mapping[str, Method], say: Callable[[str], None]) -> dict[s
     if usual:
         say(f"without a `# /// script` block, and so run in this environment: {', '.join(usual)}")
     return {name: _isolated(method, say) for name, method in methods.items()}
+
+
+def check_isolated(name: str, adapters: Sequence[str], say: Callable[[str], None]) -> int:
+    """Run ``crystalbench check`` in the environment of a method's own; return its exit status.
+
+    Raises
+    ------
+    ConfigurationError
+        As :func:`isolate`, and for a method without a ``script`` block.
+    """
+    method = find_method(name, adapters)
+    if method.script is None:
+        raise ConfigurationError(f"{method.file} has no `# /// script` block: leave out --isolated")
+    python = _isolated(method, say).python
+    given = [part for adapter in adapters for part in ("--adapter", adapter)]
+    command = [str(python), "-P", "-m", "crystalbench", "check", name, *given]
+    return subprocess.run(command, env=foreign_environment()).returncode
 
 
 def _isolated(method: Method, say: Callable[[str], None]) -> Method:

@@ -99,11 +99,15 @@ def _environment(threads: int, *, own: bool) -> dict[str, str]:
     """Fix the threads: they are part of the key, since sums in another order give other last bits.
 
     Waiting threads give up spinning early: where cores are shared, they would take them from threads with work.
-    Paths that the user set for our ``own`` Python are not for another.
     """
     waiting = {"GOMP_SPINCOUNT": "10000"}
-    variables = {name: text for name, text in os.environ.items() if own or name not in ("PYTHONPATH", "PYTHONHOME")}
+    variables = dict(os.environ) if own else foreign_environment()
     return variables | dict.fromkeys(_THREAD_VARIABLES, str(threads)) | waiting | {"PYTHONUNBUFFERED": "1"}
+
+
+def foreign_environment() -> dict[str, str]:
+    """Return the variables for another Python than ours: the paths that the user set are not for it."""
+    return {name: text for name, text in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
