@@ -29,8 +29,8 @@ class Limits:
     timeout
         Seconds without progress: no report of a training, no image. None: for ever.
     memory
-        Resident bytes of the worker and all processes that it started. None: as many as leave the machine a
-        reserve of 5 %, at least 0.5 GB and at most 2 GB; a container's limit is its machine.
+        Resident bytes of the worker and all processes that it started. None: as many as leave the machine, or
+        the container where that has less, a reserve of 5 %, at least 0.5 GB and at most 2 GB.
     """
 
     timeout: float | None = None
