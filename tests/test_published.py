@@ -1,0 +1,25 @@
+"""The published board: its label maps are what its scores were computed from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crystalbench import evaluate
+from crystalbench.data import find_dataset, read_labels
+from crystalbench.experiment import Record
+
+BOARD = Path(__file__).parents[1] / "leaderboard"
+RECORDS = sorted((BOARD / "records").glob("*/*/*.json"))
+
+
+@pytest.mark.parametrize("file", RECORDS, ids=lambda file: file.parent.name)
+def test_label_maps_give_the_published_scores(file: Path) -> None:
+    record = Record.model_validate_json(file.read_bytes())
+    folder = BOARD / "labels" / file.relative_to(BOARD / "records").with_suffix("")
+    truths = {sample.name: sample for sample in find_dataset(record.dataset.name).samples}
+    assert {path.stem for path in folder.iterdir()} == {image.image for image in record.images}
+    for image in record.images:
+        (labels,) = folder.glob(f"{image.image}.*")
+        assert evaluate(truths[image.image].label, read_labels(labels)).to_row() == image.scores
