@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from concurrent.futures import Executor
+
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
 
 DEPTH = 8
 """Steps of time taken in one sweep over the rows, so that they are read from memory once for all of these."""
 
+BETWEEN = 3 * DEPTH + 1
+"""Rows that a sweep needs for itself: three of each step, and one of sums."""
+
+SMALL = 8192
+"""Up to so many pixels a mask's box stays in the cache, and each step is taken over all of it at once."""
+
 SMALLEST = 1e-290
 """Less heat counts as none: numbers with a denormal exponent are some hundred times slower."""
+
+FRONT = 1.2
+"""Steps at a reduced scale, in height + width: enough that heat reaches every cell."""
 
 
 @njit(cache=True, nogil=True)
@@ -19,7 +32,7 @@ def measure(labels, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN
     Bottom and right are the first row and column behind the label; label 0 is left out, and so all zero.
     """
     height, width = labels.shape
-    found = np.zeros((count + 1, 7), np.int64)
+    measures = np.zeros((count + 1, 7), np.int64)
     for y in range(height):
         x = 0
         while x < width:
@@ -28,23 +41,37 @@ def measure(labels, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN
                 x += 1
             if label == 0:
                 continue
-            one = found[label]
+            one = measures[label]
             if one[4] == 0:
                 one[0], one[2] = y, start
             one[1], one[2], one[3] = y + 1, min(one[2], start), max(one[3], x)
             one[4] += x - start
             one[5] += y * (x - start)
             one[6] += (start + x - 1) * (x - start) // 2
-    return found
+    return measures
+
+
+def lengths_of(measures: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the longer side of each label's box."""
+    return np.maximum(measures[:, 1] - measures[:, 0], measures[:, 3] - measures[:, 2])
 
 
 @njit(cache=True, nogil=True)
-def nearest_to_mean(labels, label, one, origin):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return (y, x) of the pixel of ``label`` nearest to its mean position, the first in reading order of several.
+def centres_of(labels, measures, origin):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return (y, x) of the pixel of each label nearest to its mean position, the first in reading order of several.
 
-    ``one`` is its row of :func:`measure`. Coordinates count from ``origin`` at the corner of the box, which decides on
-    the last bit of a distance, and so between pixels at the same one.
+    Coordinates count from ``origin`` at the corner of the label's box, which decides on the last bit of a distance,
+    and so between pixels at the same one. A label without pixels has (0, 0).
     """
+    centres = np.zeros((len(measures), 2), np.int64)
+    for label in range(1, len(measures)):
+        if measures[label, 4]:
+            centres[label] = _centre(labels, label, measures[label], origin)
+    return centres
+
+
+@njit(cache=True, nogil=True)
+def _centre(labels, label, one, origin):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     top, left = one[0] - origin, one[2] - origin
     mean_y, mean_x = (one[5] - one[4] * top) / one[4], (one[6] - one[4] * left) / one[4]
     best, best_y, best_x = np.inf, one[0], one[2]
@@ -64,76 +91,242 @@ def nearest_to_mean(labels, label, one, origin):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def spread(share, centre_y, centre_x, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return the heat after ``steps`` steps: one unit set free at the centre, then the sum of 3 x 3 times ``share``.
+def stencil_of(labels, label, one, centre, factor):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return what :func:`spread` needs of a label at 1 / ``factor`` of its scale: share, row, column and steps.
 
-    ``share`` is H x W float64, zero on its outermost pixels: a ninth inside the mask.
+    ``share`` has a cell for each factor x factor pixels and a margin of one cell: a ninth of the root of the part
+    that lies inside, so a ninth or zero at full scale. (The root was found to come nearest to it at the border.)
     """
-    height, width = share.shape
-    spans = spans_of(share)
-    now, then = np.zeros((height, width)), np.zeros((height, width))
-    now[centre_y, centre_x] = 1.0
-    for done in range(0, steps, DEPTH):
-        sweep(now, then, share, spans, centre_y, centre_x, done, min(DEPTH, steps - done), steps)
-        now, then = then, now
-    return now
+    top, bottom, left, right = one[0], one[1], one[2], one[3]
+    share = np.zeros((-(-(bottom - top) // factor) + 2, -(-(right - left) // factor) + 2))
+    for y in range(top, bottom):
+        row = (y - top) // factor + 1
+        for x in range(left, right):
+            if labels[y, x] == label:
+                share[row, (x - left) // factor + 1] += 1.0
+    steps = 2 * (bottom - top + right - left + 4)
+    if factor > 1:
+        share = np.sqrt(share) / factor
+        # As long a time as at full scale, or what the front needs.
+        steps = max(steps // (factor * factor), int(FRONT * (share.shape[0] + share.shape[1])))
+    return share / 9.0, (centre[0] - top) // factor + 1, (centre[1] - left) // factor + 1, steps
 
 
 @njit(cache=True, nogil=True)
-def spans_of(share):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def pinches_of(share):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return K x 4 (y, x, step along y, along x) of pixels that touch another at a corner alone, row by row.
+
+    Both other pixels of the 2 x 2 lie outside.
+    """
+    found = [(0, 0, 0, 0) for _ in range(0)]
+    height, width = share.shape
+    for y in range(1, height - 1):
+        for x in range(1, width - 1):
+            if share[y, x] == 0:
+                continue
+            for down, along in ((-1, -1), (1, 1), (-1, 1), (1, -1)):
+                if share[y + down, x] == 0 and share[y, x + along] == 0 and share[y + down, x + along] > 0:
+                    found.append((y, x, down, along))
+    pinches = np.zeros((len(found), 4), np.int64)
+    for index, (y, x, down, along) in enumerate(found):
+        pinches[index, 0], pinches[index, 1], pinches[index, 2], pinches[index, 3] = y, x, down, along
+    return pinches
+
+
+@njit(cache=True, nogil=True)
+def spread(share, centre_y, centre_x, steps, pinches):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the heat after ``steps`` steps: one unit set free at the centre, then the sum of 3 x 3 times ``share``.
+
+    No heat passes the ``pinches`` (see :func:`pinches_of`; there may be none).
+    """
+    if share.size <= SMALL:
+        return _spread_small(share, centre_y, centre_x, steps, pinches)
+    height = len(share)
+    rows, spans = _rows_for(share, centre_y, centre_x, 1), _spans_of(share)
+    for done in range(0, steps, DEPTH):
+        _sweep(rows, share, spans, centre_y, centre_x, pinches, done, steps, 1, height - 2, 0)
+    return _heat_of(rows, height, steps)
+
+
+@njit(cache=True, nogil=True)
+def _spread_small(share, centre_y, centre_x, steps, pinches):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    size, width = share.size, share.shape[1]
+    flat, columns = share.ravel(), np.zeros(size)
+    now, then = np.zeros(size), np.zeros(size)
+    for _ in range(steps):
+        now[centre_y * width + centre_x] += 1.0
+        # One row of all rows: a pixel's neighbours beyond a row's end are of the margin. Slices, so that the compiler
+        # sees no index that could wrap round, and vectorises.
+        above, here, below = now[: size - 2 * width], now[width : size - width], now[2 * width :]
+        sums = columns[width : size - width]
+        for x in range(sums.size):
+            sums[x] = above[x] + here[x] + below[x]
+        first, second, third = columns[: size - 2], columns[1 : size - 1], columns[2:]
+        target, part = then[1 : size - 1], flat[1 : size - 1]
+        for x in range(target.size):
+            value = (first[x] + second[x] + third[x]) * part[x]
+            target[x] = value if value > SMALLEST else 0.0
+        for y, x, down, along in pinches:
+            place = y * width + x
+            then[place] = max(0.0, then[place] - now[place + down * width + along] / 9.0)
+        now, then = then, now
+    return now.reshape(share.shape)
+
+
+def spread_in_bands(
+    share: NDArray[np.float64],
+    centre_y: int,
+    centre_x: int,
+    steps: int,
+    pinches: NDArray[np.int64],
+    pool: Executor,
+    bands: int,
+) -> NDArray[np.float64]:
+    """Return what :func:`spread` does, to the last bit, from so many threads at once."""
+    height = len(share)
+    rows, spans = _rows_for(share, centre_y, centre_x, bands), _spans_of(share)
+    edges = [1 + (height - 2) * band // bands for band in range(bands + 1)]
+
+    def advance(done: int, band: int) -> None:
+        top, bottom = edges[band], edges[band + 1] - 1
+        _sweep(rows, share, spans, centre_y, centre_x, pinches, done, steps, top, bottom, band)
+
+    for done in range(0, steps, DEPTH):
+        list(pool.map(advance, [done] * bands, range(bands)))
+    return np.asarray(_heat_of(rows, height, steps))
+
+
+@njit(cache=True, nogil=True)
+def _rows_for(share, centre_y, centre_x, bands):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the rows that sweeps work on: heat, heat, and for each band those that a sweep needs for itself."""
+    height, width = share.shape
+    rows = np.zeros((2 * height + bands * BETWEEN, width))
+    rows[centre_y, centre_x] = 1.0
+    return rows
+
+
+@njit(cache=True, nogil=True)
+def _heat_of(rows, height, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the heat after all steps: sweeps take it to and fro."""
+    return rows[height : 2 * height] if -(-steps // DEPTH) % 2 else rows[:height]
+
+
+@njit(cache=True, nogil=True)
+def _spans_of(share):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return H x 2: the first column of each row inside the mask, and the one behind the last."""
     height, width = share.shape
     spans = np.zeros((height, 2), np.int64)
     for y in range(height):
-        inside = np.nonzero(share[y])[0]
-        spans[y, 0] = inside[0] if inside.size else width
-        spans[y, 1] = inside[-1] + 1 if inside.size else 0
+        spans[y, 0] = width
+        for x in range(width):
+            if share[y, x] > 0:
+                spans[y, 0], spans[y, 1] = min(spans[y, 0], x), x + 1
     return spans
 
 
 @njit(cache=True, nogil=True)
-def sweep(now, then, share, spans, centre_y, centre_x, done, depth, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Take ``depth`` steps from ``now`` to ``then``, row by row: each row of a step as soon as the one before allows.
+def _sweep(rows, share, spans, centre_y, centre_x, pinches, done, steps, top, bottom, band):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Take the next ``DEPTH`` steps for rows ``top`` to ``bottom``, each row as soon as the step before allows.
 
-    Of the steps between, three rows each are kept. Only the square that the front can have reached is visited.
+    Of the steps between, three rows each are kept; for each step but the last, they are computed for so many rows
+    above and below the band as the later ones need.
     """
-    height, width = share.shape
-    between, columns = np.zeros((depth, 3, width)), np.empty(width)
-    reach = done + depth
-    first, last = max(1, centre_y - reach), min(height - 2, centre_y + reach)
-    near, far = max(1, centre_x - reach), min(width - 1, centre_x + reach + 1)
-    for front in range(first, last + depth):
+    height = len(share)
+    depth = min(DEPTH, steps - done)
+    now, then = (height, 0) if done // DEPTH % 2 else (0, height)
+    between = 2 * height + band * BETWEEN
+    columns = between + BETWEEN - 1
+    rows[between:columns] = 0.0
+    for front in range(max(1, top - depth + 1), min(height - 2, bottom) + depth):
         for step in range(depth):
-            y = front - step
-            if y < first or y > last + 1:
+            y, later = front - step, depth - 1 - step
+            if y < max(1, top - later) or y > min(height - 1, bottom + later):
                 continue
-            if y == last + 1:
-                between[step, y % 3] = 0.0
+            before, after = between + 3 * (step - 1), between + 3 * step
+            if y == height - 1:
+                rows[after + y % 3] = 0.0
                 continue
-            # What is left of the row three above is written over.
-            above = spans[max(0, y - 3)]
-            left, right = max(near, min(spans[y, 0], above[0])), min(far, max(spans[y, 1], above[1]))
-            if right <= left:
-                continue
+            above, here, below = before + (y - 1) % 3, before + y % 3, before + (y + 1) % 3
             if step == 0:
-                rows = (now[y - 1], now[y], now[y + 1])
-            else:
-                rows = (between[step - 1, (y - 1) % 3], between[step - 1, y % 3], between[step - 1, (y + 1) % 3])
-            target = then[y] if step == depth - 1 else between[step, y % 3]
-            _row(rows[0], rows[1], rows[2], share[y], target, columns, left, right)
+                above, here, below = now + y - 1, now + y, now + y + 1
+            target = then + y if later == 0 else after + y % 3
+            # What is left of the row three above is written over.
+            old = max(0, y - 3)
+            left, right = min(spans[y, 0], spans[old, 0]), max(spans[y, 1], spans[old, 1])
+            if right > left:
+                _row(rows, above, here, below, target, columns, share, y, left, right)
+            if len(pinches):
+                _mend(rows, above, below, target, pinches, y)
             if y == centre_y and done + step + 1 < steps:
-                target[centre_x] += 1.0
+                rows[target, centre_x] += 1.0
 
 
 @njit(cache=True, nogil=True)
-def _row(above, here, below, share, target, columns, left, right):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    # Slices, so that the compiler sees no index that could wrap round, and vectorises.
-    above, here, below = above[left - 1 : right + 1], here[left - 1 : right + 1], below[left - 1 : right + 1]
-    target, share = target[left:right], share[left:right]
-    count = target.size
-    for x in range(count + 2):
-        columns[x] = above[x] + here[x] + below[x]
-    first, second, third = columns[:count], columns[1 : count + 1], columns[2 : count + 2]
-    for x in range(count):
-        value = (first[x] + second[x] + third[x]) * share[x]
-        target[x] = value if value > SMALLEST else 0.0
+def _row(rows, above, here, below, target, columns, share, y, left, right):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    # Unsigned, which is as good as slices and costs less on short rows.
+    above, here, below, target = np.uintp(above), np.uintp(here), np.uintp(below), np.uintp(target)
+    columns, y, one = np.uintp(columns), np.uintp(y), np.uintp(1)
+    for x in range(np.uintp(left - 1), np.uintp(right + 1)):
+        rows[columns, x] = rows[above, x] + rows[here, x] + rows[below, x]
+    for x in range(np.uintp(left), np.uintp(right)):
+        value = (rows[columns, x - one] + rows[columns, x] + rows[columns, x + one]) * share[y, x]
+        rows[target, x] = value if value > SMALLEST else 0.0
+
+
+@njit(cache=True, nogil=True)
+def _mend(rows, above, below, target, pinches, y):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Take back what came through the pinches of row ``y``."""
+    index = np.searchsorted(pinches[:, 0], y)
+    while index < len(pinches) and pinches[index, 0] == y:
+        x, other = pinches[index, 1], above if pinches[index, 2] < 0 else below
+        rows[target, x] = max(0.0, rows[target, x] - rows[other, x + pinches[index, 3]] / 9.0)
+        index += 1
+
+
+@njit(cache=True, nogil=True)
+def write_flows(flow, labels, chosen, factors, measures, centres):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write the flow of the chosen labels, each computed at 1 / its factor of its scale."""
+    for label in chosen:
+        one, factor = measures[label], factors[label]
+        share, centre_y, centre_x, steps = stencil_of(labels, label, one, centres[label], factor)
+        pinches = pinches_of(share) if factor == 1 else np.zeros((0, 4), np.int64)
+        heat = spread(share, centre_y, centre_x, steps, pinches)
+        if factor > 1:
+            heat = _enlarge(heat, labels, label, one, factor)
+        write_directions(flow, heat, labels, label, one)
+
+
+@njit(cache=True, nogil=True)
+def write_directions(flow, heat, labels, label, one):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write the unit vectors along the gradient of a label's heat, h + 2 x w + 2."""
+    for y in range(one[0], one[1]):
+        row = y - one[0] + 1
+        for x in range(one[2], one[3]):
+            if labels[y, x] == label:
+                column = x - one[2] + 1
+                dy, dx = heat[row + 1, column] - heat[row - 1, column], heat[row, column + 1] - heat[row, column - 1]
+                length = math.hypot(dy, dx) + SMALLEST
+                flow[0, y, x], flow[1, y, x] = dy / length, dx / length
+
+
+@njit(cache=True, nogil=True)
+def _enlarge(heat, labels, label, one, factor):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the heat of a label's pixels: bilinear between cells, then one step, which settles it at the border."""
+    share, _, _, _ = stencil_of(labels, label, one, one[:2], 1)
+    height, width = share.shape
+    rows, blend = np.zeros((2 * height + 1, width)), np.empty(heat.shape[1])
+    for y in range(1, height - 1):
+        place = (y - 0.5) / factor + 0.5
+        row = int(place)
+        weight = place - row
+        for x in range(len(blend)):
+            blend[x] = heat[row, x] * (1 - weight) + heat[row + 1, x] * weight
+        for x in range(1, width - 1):
+            if share[y, x] > 0:
+                place = (x - 0.5) / factor + 0.5
+                column = int(place)
+                part = place - column
+                rows[y, x] = blend[column] * (1 - part) + blend[column + 1] * part
+    for y in range(1, height - 1):
+        _row(rows, y - 1, y, y + 1, height + y, 2 * height, share, y, 1, width - 1)
+    return rows[height : 2 * height]

@@ -61,12 +61,13 @@ def bad_flows(
     """
     labels = np.ascontiguousarray(labels, np.int32)
     measures = _diffusion.measure(labels, int(labels.max(initial=0)))
-    lengths = np.maximum(measures[:, 1] - measures[:, 0], measures[:, 3] - measures[:, 2])
+    centres = _diffusion.centres_of(labels, measures, 1)
+    lengths = _diffusion.lengths_of(measures)
     bad = np.zeros(len(measures), np.bool_)
     # The largest first, so that no thread is left alone with one.
     undecided = np.argsort(-lengths)[: np.count_nonzero(lengths)]
     for look in (*LOOKS, Look(int(lengths.max()), 0, 0)):
-        errors = _errors(labels, flow, measures, undecided, look.longest, threads)
+        errors = _errors(labels, flow, measures, centres, undecided, look.longest, threads)
         bad[undecided] = errors > threshold
         beyond = np.sqrt(errors) - np.sqrt(threshold)
         undecided = undecided[(beyond > -look.under) & (beyond <= look.over) & (lengths[undecided] > look.longest)]
@@ -77,6 +78,7 @@ def _errors(
     labels: NDArray[np.int32],
     flow: NDArray[np.float32],
     measures: NDArray[np.int64],
+    centres: NDArray[np.int64],
     chosen: NDArray[np.intp],
     longest: int,
     threads: int,
@@ -85,7 +87,7 @@ def _errors(
     errors = np.zeros(len(chosen))
 
     def fill(first: int) -> None:
-        _fill_errors(labels, flow, measures, chosen[first::threads], longest, errors[first::threads])
+        _fill_errors(labels, flow, measures, centres, chosen[first::threads], longest, errors[first::threads])
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(fill, range(threads)))
@@ -93,45 +95,32 @@ def _errors(
 
 
 @njit(cache=True, nogil=True)
-def _fill_errors(labels, flow, measures, chosen, longest, errors):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _fill_errors(labels, flow, measures, centres, chosen, longest, errors):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     for index, label in enumerate(chosen):
-        errors[index] = _error(labels, flow, label, measures[label], longest)
+        errors[index] = _error(labels, flow, label, measures[label], centres[label], longest)
 
 
 @njit(cache=True, nogil=True)
-def _error(labels, flow, label, one, longest):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _error(labels, flow, label, one, centre, longest):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return the error of one mask, from sums of the predicted flow over the cells that it is reduced to."""
-    top, bottom, left, right, area = one[0], one[1], one[2], one[3], one[4]
+    top, bottom, left, right = one[0], one[1], one[2], one[3]
     factor = -(-max(bottom - top, right - left) // longest)
-    height, width = -(-(bottom - top) // factor) + 2, -(-(right - left) // factor) + 2
-    share, along_y, along_x = np.zeros((height, width)), np.zeros((height, width)), np.zeros((height, width))
-    # A cell that the mask covers in part keeps as much less heat: so the border is where it is, not at a cell's side.
-    pixel = 1 / (9.0 * factor * factor)
-    squares = 0.0
+    share, centre_y, centre_x, steps = _diffusion.stencil_of(labels, label, one, centre, factor)
+    heat = _diffusion.spread(share, centre_y, centre_x, steps, np.zeros((0, 4), np.int64))
+    shape_y, shape_x = np.zeros(share.shape), np.zeros(share.shape)
+    for row in range(1, share.shape[0] - 1):
+        for column in range(1, share.shape[1] - 1):
+            dy = heat[row + 1, column] - heat[row - 1, column]
+            dx = heat[row, column + 1] - heat[row, column - 1]
+            # Cellpose's bound: weaker gradients have a shorter flow.
+            length = np.sqrt(dy * dy + dx * dx) + 1e-60
+            shape_y[row, column], shape_x[row, column] = dy / length, dx / length
+    total = 0.0
     for y in range(top, bottom):
         row = (y - top) // factor + 1
         for x in range(left, right):
             if labels[y, x] == label:
                 column = (x - left) // factor + 1
-                dy, dx = float(flow[0, y, x] / np.float32(5)), float(flow[1, y, x] / np.float32(5))
-                share[row, column] += pixel
-                along_y[row, column] += dy
-                along_x[row, column] += dx
-                squares += dy * dy + dx * dx
-    centre_y, centre_x = _diffusion.nearest_to_mean(labels, label, one, 1)
-    steps = 2 * (bottom - top + right - left + 4)
-    if factor > 1:
-        # The same stretch of time, but enough for heat to reach every cell.
-        steps = max(steps // (factor * factor), 6 * (height + width) // 5)
-    heat = _diffusion.spread(share, (centre_y - top) // factor + 1, (centre_x - left) // factor + 1, steps)
-    agreement = moving = 0.0
-    for y in range(1, height - 1):
-        for x in range(1, width - 1):
-            if share[y, x] > 0:
-                dy, dx = heat[y + 1, x] - heat[y - 1, x], heat[y, x + 1] - heat[y, x - 1]
-                # Cellpose's bound: weaker gradients have a shorter flow.
-                length = np.sqrt(dy * dy + dx * dx) + 1e-60
-                dy, dx = dy / length, dx / length
-                agreement += dy * along_y[y, x] + dx * along_x[y, x]
-                moving += (dy * dy + dx * dx) * share[y, x] / pixel
-    return max(0.0, squares - 2 * agreement + moving) / area
+                total += (shape_y[row, column] - float(flow[0, y, x] / np.float32(5))) ** 2
+                total += (shape_x[row, column] - float(flow[1, y, x] / np.float32(5))) ** 2
+    return total / one[4]
