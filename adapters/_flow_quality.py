@@ -28,7 +28,7 @@ class Look(NamedTuple):
     over: float
 
 
-LOOKS = (Look(32, under=0.2, over=0.6), Look(96, under=0.11, over=0.16))
+LOOKS = (Look(32, under=0.2, over=0.63), Look(96, under=0.1, over=0.19))
 """Looks from the coarsest on; what they leave open is computed exactly.
 
 The margins are on roots, which are distances between two flow fields: by the triangle inequality those at two scales
