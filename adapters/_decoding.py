@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from cellpose import dynamics, utils
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from crystalbench.segmenter import Labels
 
+from ._fast_decoding import flow_steps
 from ._flow import Field, FlowDecode
 
 
@@ -46,13 +46,3 @@ def clean(masks: NDArray[np.integer[Any]], min_size: int) -> Labels:
     kept, _ = fastremap.renumber(np.where(sizes[numbered] < min_size, 0, numbered))
     filled = utils.fill_holes_and_remove_small_masks(kept.copy(), min_size=0)
     return np.where(kept > 0, kept, filled).astype(np.int32)
-
-
-def flow_steps(foreground: NDArray[np.bool_]) -> int:
-    """Return how many steps of 1 px lead out of every corner of the largest connected foreground.
-
-    Cellpose's 200 leave the pixels of a crystal of 1500 px scattered on their way.
-    """
-    components, _ = ndimage.label(foreground, np.ones((3, 3)))
-    sides: list[int] = [side.stop - side.start for box in ndimage.find_objects(components) for side in box]
-    return max([200, *sides])

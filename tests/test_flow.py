@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from conftest import SHARED
 from pydantic import ValidationError
 
 import crystalbench.registry  # noqa: F401  (makes crystalbench.adapters importable)
-from crystalbench import Sample, evaluate, open_dataset
+from crystalbench import Labels, Sample, evaluate, open_dataset
 from crystalbench.adapters import _flow
 from crystalbench.data._classes import crystal_lengths
 from crystalbench.data._made import Recipe, draw_micrograph, read_recipe
@@ -16,7 +16,9 @@ from crystalbench.data._made import Recipe, draw_micrograph, read_recipe
 pytest.importorskip("torch")
 pytest.importorskip("cellpose")
 
-from crystalbench.adapters import _decoding, _targets
+from crystalbench.adapters import _decoding, _fast_decoding, _targets
+
+Decode = Callable[[_flow.Field, _flow.FlowDecode, str], Labels]
 
 LIBRARY = _flow.FlowDecode()
 LENIENT = _flow.FlowDecode(flow_threshold=0, min_size=0)
@@ -29,8 +31,10 @@ def truth_field(labels: np.ndarray) -> np.ndarray:
 
 
 def oracle(labels: np.ndarray, parameters: _flow.FlowDecode) -> float:
-    """Return the PQ of the truth's own field, decoded."""
-    return evaluate(labels, _decoding.decode_reference(truth_field(labels), parameters, "cpu")).pq
+    """Return the PQ of the truth's own field, decoded, with the worse backend."""
+    field = truth_field(labels)
+    decoded = [decode(field, parameters, "cpu") for decode in (_decoding.decode_reference, _fast_decoding.decode_fast)]
+    return min(evaluate(labels, found).pq for found in decoded)
 
 
 def discs(*discs: tuple[int, int, int], shape: tuple[int, int] = (60, 80)) -> np.ndarray:
@@ -106,11 +110,16 @@ def test_average_and_maximum() -> None:
 # Decoding
 
 
-def test_touching_crystals_come_apart_and_raw_stays_as_it_was() -> None:
+@pytest.fixture(params=["fast", "reference"])
+def decode(request: pytest.FixtureRequest) -> Decode:
+    return _flow.decoder(_flow.FlowDecode(backend=request.param))
+
+
+def test_touching_crystals_come_apart_and_raw_stays_as_it_was(decode: Decode) -> None:
     labels = discs((25, 25, 14), (30, 50, 14), (12, 68, 5))
     field = truth_field(labels)
     before = field.copy()
-    decoded = _decoding.decode_reference(field, LIBRARY, "cpu")
+    decoded = decode(field, LIBRARY, "cpu")
     assert decoded.dtype == np.int32
     assert evaluate(labels, decoded).pq > 0.99
     np.testing.assert_array_equal(field, before)
@@ -118,36 +127,34 @@ def test_touching_crystals_come_apart_and_raw_stays_as_it_was() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 50), (40, 2), (37, 61)])
 @pytest.mark.parametrize("logit", [-6.0, 6.0])
-def test_images_of_any_size(shape: tuple[int, int], logit: float) -> None:
+def test_images_of_any_size(decode: Decode, shape: tuple[int, int], logit: float) -> None:
     field = np.zeros((3, *shape), np.float32)
     field[2] = logit
-    decoded = _decoding.decode_reference(field, LIBRARY, "cpu")
+    decoded = decode(field, LIBRARY, "cpu")
     assert (decoded.shape, decoded.dtype, decoded.max()) == (shape, np.int32, 0)
 
 
-def test_foreground_threshold_is_on_the_scale_of_logits() -> None:
+def test_foreground_threshold_is_on_the_scale_of_logits(decode: Decode) -> None:
     labels = discs((30, 30, 12))
     field = truth_field(labels)
     field[2, labels > 0] = 0.3
-    found = [
-        _decoding.decode_reference(field, _flow.FlowDecode(foreground_threshold=h), "cpu").max() for h in (0.25, 0.5)
-    ]
+    found = [decode(field, _flow.FlowDecode(foreground_threshold=h), "cpu").max() for h in (0.25, 0.5)]
     assert found == [1, 0]
 
 
-def test_small_crystals_go_on_request() -> None:
+def test_small_crystals_go_on_request(decode: Decode) -> None:
     labels = discs((20, 20, 10), (20, 60, 4))
     field = truth_field(labels)
-    counts = [_decoding.decode_reference(field, _flow.FlowDecode(min_size=size), "cpu").max() for size in (0, 15, 60)]
+    counts = [decode(field, _flow.FlowDecode(min_size=size), "cpu").max() for size in (0, 15, 60)]
     assert counts == [2, 2, 1]
 
 
-def test_quality_control_drops_what_flows_elsewhere() -> None:
+def test_quality_control_drops_what_flows_elsewhere(decode: Decode) -> None:
     labels = discs((20, 20, 12), (30, 60, 12))
     field = truth_field(labels)
     noise = np.random.default_rng(0).normal(size=field[:2].shape)
     field[:2] = np.where(labels == 2, 0.6 * field[:2] + 4 * noise, field[:2])
-    strict, lenient = (_decoding.decode_reference(field, _flow.FlowDecode(flow_threshold=q), "cpu") for q in (0.4, 0))
+    strict, lenient = (decode(field, _flow.FlowDecode(flow_threshold=q), "cpu") for q in (0.4, 0))
     assert strict[labels == 2].max() == 0
     assert lenient[labels == 2].max() > 0
     assert strict[20, 20] > 0
@@ -169,14 +176,13 @@ def test_cleaning_fills_background_holes_but_keeps_enclosed_crystals() -> None:
     np.testing.assert_array_equal(cleaned == cleaned[30, 30], masks == 2)
 
 
-def test_steps_cover_the_largest_crystal() -> None:
+def test_steps_cover_the_largest_crystal(decode: Decode) -> None:
     labels = np.zeros((20, 900), np.int32)
     labels[4:16, 5:895] = 1
-    assert _decoding.flow_steps(labels > 0) == 890
-    assert _decoding.flow_steps(labels[:, :100] > 0) == 200
-    assert _decoding.flow_steps(labels > 1) == 200
-    decoded = _decoding.decode_reference(truth_field(labels), LENIENT, "cpu")
-    assert evaluate(labels, decoded).pq == 1
+    assert _fast_decoding.flow_steps(labels > 0) == 1024
+    assert _fast_decoding.flow_steps(labels[:, :100] > 0) == 256
+    assert _fast_decoding.flow_steps(labels > 1) == 256
+    assert evaluate(labels, decode(truth_field(labels), LENIENT, "cpu")).pq == 1
 
 
 # The oracle: the truth's own flow field, decoded
