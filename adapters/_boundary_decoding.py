@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import label as connected_components
-from skimage.morphology import skeletonize
 from skimage.segmentation import expand_labels
 
-from crystalbench.evaluation import centre_lines, widen_lines
+from crystalbench.evaluation import centre_lines, skeletonize, widen_lines
 from crystalbench.segmenter import Labels
 
 Mask = NDArray[np.bool_]
@@ -47,7 +46,7 @@ def find_lines(probability: NDArray[np.float32], threshold: float) -> Mask:
     A skeleton ends before its mask does; the frame is moved out so that lines reach the image's own.
     """
     framed = np.pad(probability >= threshold, HALF_PX, mode="edge")
-    return np.asarray(skeletonize(framed)[HALF_PX:-HALF_PX, HALF_PX:-HALF_PX], bool)
+    return skeletonize(framed)[HALF_PX:-HALF_PX, HALF_PX:-HALF_PX]
 
 
 def enclosed(lines: Mask, foreground: Mask, regrow_px: int, min_size: int) -> Labels:

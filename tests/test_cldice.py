@@ -4,10 +4,16 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
+from scipy import ndimage
+from skimage import morphology
+from skimage.segmentation import expand_labels
 
 from crystalbench import LabelError
-from crystalbench.evaluation import centre_lines, cldice, line_cldice, widen_lines
+from crystalbench.evaluation import _cldice, centre_lines, cldice, line_cldice, skeletonize, widen_lines
 
 
 def halves(gap: int, at: int = 20, side: int = 40) -> NDArray[np.int32]:
@@ -77,6 +83,36 @@ def test_counted_by_hand() -> None:
 def test_swapping_truth_and_prediction_changes_nothing() -> None:
     assert cldice(bricks(0), bricks(1)) == cldice(bricks(1), bricks(0))
     assert 0 < cldice(bricks(0), bricks(1)) < 1
+
+
+def test_lines_are_the_same_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.003, 0.01, 0.1, 0.9):
+        seeds = np.where(rng.random((90, 120)) < share, rng.integers(1, 6, (90, 120)), 0)
+        for labels in (seeds, expand_labels(seeds, 5), np.uint64(2**63) + seeds.astype(np.uint64)):
+            ours = centre_lines(labels)
+            with monkeypatch.context() as patch:
+                patch.setattr(_cldice, "kernels", lambda: None)
+                assert np.array_equal(centre_lines(labels), ours)
+
+
+@settings(max_examples=500, deadline=None)
+@given(arrays(bool, st.tuples(st.integers(0, 12), st.integers(0, 12)), elements=st.booleans()))
+def test_thinned_like_scikit_image(mask: NDArray[np.bool_]) -> None:
+    assert np.array_equal(skeletonize(mask), morphology.skeletonize(mask))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9, 0.97])
+def test_large_masks_are_thinned_like_scikit_image(share: float) -> None:
+    for smooth in range(3):
+        noise = ndimage.uniform_filter(np.random.default_rng(smooth).random((400, 300)), 1 + 4 * smooth)
+        mask = noise < np.quantile(noise, share)
+        assert np.array_equal(skeletonize(mask), morphology.skeletonize(mask))
+
+
+def test_the_pen_is_a_square_without_corners() -> None:
+    lines = np.random.default_rng(0).random((70, 50)) < 0.02
+    assert np.array_equal(widen_lines(lines), ndimage.binary_dilation(lines, morphology.octagon(3, 1)))
 
 
 def test_edge_cases() -> None:

@@ -2,8 +2,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+import crystalbench
 from crystalbench._exceptions import LabelError
-from crystalbench.evaluation import ImageScores, evaluate, summarize
+from crystalbench.evaluation import ImageScores, _compiled, _overlaps, cldice, evaluate, summarize
+from crystalbench.evaluation._backend import kernels
 from crystalbench.evaluation._scores import _best_pairs
 
 VECTORS = SHARED / "vectors"
@@ -296,6 +303,91 @@ def test_maps_are_left_as_they_were() -> None:
     truth, prediction = blobs(1), blobs(2)
     truth.flags.writeable = prediction.flags.writeable = False
     assert evaluate(truth, prediction).n_truth > 0
+
+
+# Compiled and not
+
+
+def tables(truth: np.ndarray, prediction: np.ndarray) -> list[dict[str, np.ndarray]]:
+    """The overlap table by both ways, with the same pixels."""
+    compiled = kernels()
+    assert compiled is not None
+    g, p = _overlaps._in_one_order(truth, prediction)
+    return [vars(_overlaps._table(*pairs)) for pairs in (_overlaps._pairs(compiled, g, p), _overlaps._runs(g, p))]
+
+
+def assert_both_ways_agree(truth: np.ndarray, prediction: np.ndarray) -> None:
+    ours, plain = tables(truth, prediction)
+    for name, column in ours.items():
+        assert column.dtype == plain[name].dtype == np.int64
+        assert np.array_equal(column, plain[name]), name
+
+
+@settings(max_examples=300, deadline=None)
+@given(MAPS, MAPS, st.sampled_from([None, *GAPS.values()]), st.booleans())
+def test_both_ways_agree(truth: np.ndarray, prediction: np.ndarray, gaps: np.ndarray | None, turned: bool) -> None:
+    maps = [labels if gaps is None else gaps[labels] for labels in (truth, prediction)]
+    assert_both_ways_agree(*(np.asfortranarray(labels) if turned else labels for labels in maps))
+
+
+@pytest.mark.parametrize("dtypes", ["u1 u1", "u1 i8", "i2 >u2", "u2 u4", ">i4 i4", "u8 i4", "i8 >u8"])
+def test_both_ways_agree_on_every_type(dtypes: str) -> None:
+    truth, prediction = (blobs(seed).astype(dtype) for seed, dtype in enumerate(dtypes.split()))
+    assert_both_ways_agree(truth, prediction)
+    assert_both_ways_agree(truth[::2, 1::3], prediction.T[1::3, ::2].T)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (3, _compiled.BLOCK), (1, _compiled.BLOCK + 1), (300, 400)])
+@pytest.mark.parametrize("labels", [2, 50, 2**62])
+def test_both_ways_agree_on_blocks_and_full_tables(shape: tuple[int, int], labels: int) -> None:
+    rng = np.random.default_rng(0)
+    truth, prediction = rng.integers(0, labels, (2, *shape)).repeat(3, axis=2)
+    assert_both_ways_agree(truth, prediction)
+
+
+def test_numba_is_loaded_for_the_second_large_map() -> None:
+    found = run_python(
+        "import sys, numpy as np\n"
+        "from crystalbench.evaluation import evaluate\n"
+        "labels = np.ones((1800, 1800), np.uint8)\n"
+        "first = evaluate(labels, labels), 'numba' in sys.modules\n"
+        "print(first == (evaluate(labels, labels), False), 'numba' in sys.modules)\n"
+    )
+    assert found == "True True\n"
+
+
+WITHOUT_NUMBA = (
+    "import numpy as np\n"
+    "from crystalbench.evaluation import _backend, cldice, evaluate\n"
+    "_backend.PAYS_AFTER_PX = 0\n"
+    "truth = np.arange(1600).reshape(40, 40) // 90 + 1\n"
+    "print(_backend.kernels(), evaluate(truth, truth.T).to_row(), cldice(truth, truth.T))"
+)
+
+
+def numbers_without_numba() -> str:
+    truth = np.arange(1600).reshape(40, 40) // 90 + 1
+    return f"None {evaluate(truth, truth.T).to_row()} {cldice(truth, truth.T)}\n"
+
+
+def test_numbers_are_the_same_where_numba_is_not_installed() -> None:
+    assert run_python("import sys; sys.modules['numba'] = None\n" + WITHOUT_NUMBA) == numbers_without_numba()
+
+
+def test_numbers_are_the_same_where_numba_can_write_no_cache(tmp_path: Path) -> None:
+    package = Path(crystalbench.__file__).parent
+    shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / package.name / "evaluation" / "__pycache__").touch()
+    nowhere = {"HOME": os.devnull, "XDG_CACHE_HOME": os.devnull}
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{WITHOUT_NUMBA}"
+    assert run_python(code, **nowhere) == numbers_without_numba()
+
+
+def run_python(code: str, **environment: str) -> str:
+    environment = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, env=environment
+    ).stdout
 
 
 # Errors

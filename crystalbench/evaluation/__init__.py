@@ -1,6 +1,6 @@
 """How segmentations are scored: one overlap table, and everything else from it."""
 
-from crystalbench.evaluation._cldice import centre_lines, cldice, line_cldice, widen_lines
+from crystalbench.evaluation._cldice import centre_lines, cldice, line_cldice, skeletonize, widen_lines
 from crystalbench.evaluation._folders import FolderScores, score_folders, score_table
 from crystalbench.evaluation._overlaps import Overlaps, count_overlaps
 from crystalbench.evaluation._scores import EVALUATOR_VERSION, ImageScores, evaluate, panoptic_quality
@@ -21,6 +21,7 @@ __all__ = [
     "panoptic_quality",
     "score_folders",
     "score_table",
+    "skeletonize",
     "summarize",
     "widen_lines",
 ]

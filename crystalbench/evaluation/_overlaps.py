@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
 
 from crystalbench._exceptions import LabelError
+from crystalbench.evaluation._backend import frozen, kernels_for_overlaps
 
 Counts = NDArray[np.int64]
+Numbers = NDArray[np.integer[Any]]
+Pairs = tuple[NDArray[Any], NDArray[Any], Counts]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,13 @@ def count_overlaps(truth: ArrayLike, prediction: ArrayLike) -> Overlaps:
     p = _label_map("prediction", prediction)
     if g.shape != p.shape:
         raise LabelError(f"the truth is {_size(g)} pixels and the prediction {_size(p)}; they must be of one shape")
-    return _table(*_runs(g, p))
+    g, p = _in_one_order(g, p)
+    compiled = kernels_for_overlaps(g.size)
+    g, p, pixels = _pairs(compiled, g, p) if compiled else _runs(g, p)
+    # Each label is in some run: looking at these alone finds a negative one.
+    _refuse_negative("truth", g)
+    _refuse_negative("prediction", p)
+    return _table(g, p, pixels)
 
 
 def _label_map(name: str, labels: ArrayLike) -> NDArray[Any]:
@@ -68,19 +77,28 @@ def _label_map(name: str, labels: ArrayLike) -> NDArray[Any]:
         raise LabelError(f"the {name} holds {array.dtype} values; a label map holds integers, one for each crystal")
     if array.ndim != 2:
         raise LabelError(f"the {name} has {array.ndim} dimensions; a label map has two, height and width")
-    if array.dtype.kind == "i" and array.min(initial=0) < 0:
-        raise LabelError(f"the {name} holds the negative value {array.min()}; labels are 0 (background) or above")
     return array
+
+
+def _refuse_negative(name: str, labels: NDArray[Any]) -> None:
+    lowest = labels.min(initial=0)
+    if lowest < 0:
+        raise LabelError(f"the {name} holds the negative value {lowest}; labels are 0 (background) or above")
 
 
 def _size(array: NDArray[Any]) -> str:
     return " x ".join(str(length) for length in array.shape)
 
 
-def _runs(g: NDArray[Any], p: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], Counts]:
-    """Return the labels of each run of pixels over which both maps are constant, and the runs' lengths."""
+def _in_one_order(g: NDArray[Any], p: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the pixels of both maps in one order, in the machine's byte order."""
     order: Literal["C", "F"] = "F" if g.flags.f_contiguous and p.flags.f_contiguous else "C"
     g, p = g.ravel(order), p.ravel(order)
+    return g.astype(g.dtype.newbyteorder("="), copy=False), p.astype(p.dtype.newbyteorder("="), copy=False)
+
+
+def _runs(g: NDArray[Any], p: NDArray[Any]) -> Pairs:
+    """Return the labels of each run of pixels over which both maps are constant, and the runs' lengths."""
     first = np.ones(g.size, dtype=bool)
     np.not_equal(g[1:], g[:-1], out=first[1:])
     first[1:] |= p[1:] != p[:-1]
@@ -88,18 +106,50 @@ def _runs(g: NDArray[Any], p: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any],
     return g[starts], p[starts], np.diff(starts, append=g.size)
 
 
-def _table(g: NDArray[Any], p: NDArray[Any], lengths: Counts) -> Overlaps:
+def _pairs(compiled: ModuleType, g: NDArray[Any], p: NDArray[Any]) -> Pairs:
+    """Return the labels of pairs and the pixels in which they meet; a pair may be there more than once."""
+    unsigned = [frozen(labels.view(labels.dtype.str.replace("i", "u"))) for labels in (g, p)]
+    parts = [(np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.int64))]
+    start = 0
+    while start < g.size:
+        *part, start = compiled.count_pairs(*unsigned, start)
+        parts.append(part)
+    truth, prediction, pixels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return truth.astype(g.dtype), prediction.astype(p.dtype), pixels
+
+
+def _table(g: NDArray[Any], p: NDArray[Any], pixels: Counts) -> Overlaps:
     n_truth, rows = _renumber(g)
     n_prediction, columns = _renumber(p)
-    table = coo_array((lengths, (rows, columns)), shape=(n_truth + 1, n_prediction + 1)).tocsr()
-    pairs = table[1:, 1:].tocoo()
+    shape = n_truth + 1, n_prediction + 1
+    row, column, sums = _sum_cells(rows, columns, pixels, shape)
+    crystals = (row > 0) & (column > 0)
     return Overlaps(
-        areas_truth=table.sum(axis=1)[1:],
-        areas_prediction=table.sum(axis=0)[1:],
-        truth=pairs.row.astype(np.int64),
-        prediction=pairs.col.astype(np.int64),
-        intersection=pairs.data,
+        areas_truth=_sums(row, sums, shape[0])[1:],
+        areas_prediction=_sums(column, sums, shape[1])[1:],
+        truth=row[crystals] - 1,
+        prediction=column[crystals] - 1,
+        intersection=sums[crystals],
     )
+
+
+def _sum_cells(
+    rows: Numbers, columns: Numbers, pixels: Counts, shape: tuple[int, int]
+) -> tuple[Counts, Counts, Counts]:
+    """Return row, column and pixels of each cell of the table that is not empty, by row, then column."""
+    if shape[0] * shape[1] <= 4 * pixels.size:
+        table = _sums(rows.astype(np.int64) * shape[1] + columns, pixels, shape[0] * shape[1])
+        cells = np.flatnonzero(table)
+        return *np.divmod(cells, shape[1]), table[cells]
+    from scipy.sparse import coo_array
+
+    sparse = coo_array((pixels, (rows, columns)), shape=shape).tocsr().tocoo()
+    return sparse.row.astype(np.int64), sparse.col.astype(np.int64), sparse.data
+
+
+def _sums(places: Numbers, pixels: Counts, length: int) -> Counts:
+    # The sums are floats, which are exact up to 2^53.
+    return np.bincount(places, pixels, length).astype(np.int64)
 
 
 def _renumber(labels: NDArray[Any]) -> tuple[int, NDArray[np.integer[Any]]]:
