@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ MAX_PIXELS = 500_000_000
 
 _TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 _ORIENTATION_TAG = 274
+_PILLOWS_LIMIT = threading.Lock()
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DECODING_ERRORS = (
     OSError,
@@ -233,14 +235,19 @@ def _naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
+    with _open_of_any_size(path) as image:
+        _check_size(path, image.width * image.height)
+        yield image
+
+
+def _open_of_any_size(path: Path) -> Image.Image:
     # Micrographs are larger than what Pillow takes for an attack, so its limit is replaced by ours.
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with Image.open(path) as image:
-            _check_size(path, image.width * image.height)
-            yield image
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with _PILLOWS_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _check_size(path: Path, pixels: int) -> None:

@@ -1,6 +1,7 @@
 """How segmentations are scored: one overlap table, and everything else from it."""
 
 from crystalbench.evaluation._cldice import centre_lines, cldice, line_cldice, skeletonize, widen_lines
+from crystalbench.evaluation._feret import FeretDiameters, feret_diameters
 from crystalbench.evaluation._folders import FolderScores, score_folders, score_table
 from crystalbench.evaluation._overlaps import Overlaps, count_overlaps
 from crystalbench.evaluation._scores import EVALUATOR_VERSION, ImageScores, evaluate, panoptic_quality
@@ -8,6 +9,7 @@ from crystalbench.evaluation._summary import Summary, mean_and_std, summarize
 
 __all__ = [
     "EVALUATOR_VERSION",
+    "FeretDiameters",
     "FolderScores",
     "ImageScores",
     "Overlaps",
@@ -16,6 +18,7 @@ __all__ = [
     "cldice",
     "count_overlaps",
     "evaluate",
+    "feret_diameters",
     "line_cldice",
     "mean_and_std",
     "panoptic_quality",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from crystalbench import _devices
 from crystalbench._exceptions import DataError, LabelError
 from crystalbench.data._images import LABEL_SUFFIXES, files_by_stem, read_labels
 from crystalbench.evaluation._scores import ImageScores, evaluate
@@ -50,7 +52,7 @@ class FolderScores:
 
 
 def score_folders(truth: Path, prediction: Path, report: Callable[[int, int], None] | None = None) -> FolderScores:
-    """Score the label images of one folder against those of the same stems in another.
+    """Score the label images of one folder against those of the same stems in another, on all cores side by side.
 
     Parameters
     ----------
@@ -71,8 +73,12 @@ def score_folders(truth: Path, prediction: Path, report: Callable[[int, int], No
     problems += [f"{predictions[stem]} has no truth in {truth}" for stem in predictions.keys() - truths]
     stems = sorted(truths.keys() & predictions.keys())
     scores: dict[str, ImageScores] = {}
-    for done, stem in enumerate(stems, start=1):
-        scores.update(_score_files(stem, truths[stem], predictions[stem], problems))
+    pairs = [(truths[stem], predictions[stem]) for stem in stems]
+    for done, (stem, found) in enumerate(zip(stems, _side_by_side(pairs), strict=True), start=1):
+        if isinstance(found, ImageScores):
+            scores[stem] = found
+        else:
+            problems += found
         if report:
             report(done, len(stems))
     if problems:
@@ -105,16 +111,27 @@ def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:
     return {stem: paths[0] for stem, paths in files.items()}
 
 
-def _score_files(stem: str, truth: Path, prediction: Path, problems: list[str]) -> dict[str, ImageScores]:
-    """Return the scores of one pair by its stem, or nothing and what was wrong with it in ``problems``."""
-    g, p = (_read(path, problems) for path in (truth, prediction))
+def _side_by_side(pairs: Sequence[tuple[Path, Path]]) -> Iterator[ImageScores | list[str]]:
+    """Score files on all cores, and yield what was found in their order."""
+    # Threads will do: decoding and counting let go of the interpreter.
+    with ThreadPoolExecutor(_devices.cores()) as pool:
+        try:
+            yield from pool.map(_score_files, pairs)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _score_files(pair: tuple[Path, Path]) -> ImageScores | list[str]:
+    """Return the scores of a truth and its prediction, or what is wrong with them."""
+    problems: list[str] = []
+    g, p = (_read(path, problems) for path in pair)
     if g is None or p is None:
-        return {}
+        return problems
     try:
-        return {stem: evaluate(g, p)}
+        return evaluate(g, p)
     except LabelError as error:
-        problems.append(f"{prediction} cannot be compared with {truth}: {error}")
-        return {}
+        truth, prediction = pair
+        return [f"{prediction} cannot be compared with {truth}: {error}"]
 
 
 def _read(path: Path, problems: list[str]) -> NDArray[Any] | None:
