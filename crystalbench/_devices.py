@@ -57,6 +57,16 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
+def peak_memory(device: str) -> int | None:
+    """Return the most bytes that torch has held on ``device`` since it was last asked; None without torch or a GPU."""
+    torch = sys.modules.get("torch")
+    if torch is None or not device.startswith("cuda"):
+        return None
+    peak = int(torch.cuda.max_memory_allocated(device))
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

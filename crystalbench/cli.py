@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
-        again = verb in (_run, _data_make, _data_import) and error.errno in _DISK_FAILS
+        again = verb in (_run, _time, _data_make, _data_import) and error.errno in _DISK_FAILS
         advice = "; when that is mended, run the same command again" if again else ""
         print(f"crystalbench: {_reason(error)}{advice}", file=sys.stderr)
         return WRONG_CALL if isinstance(error, _WRONG_PATH) else SOME_FAILED
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_run(verbs)
+    _add_time(verbs)
     _add_leaderboard(verbs)
     _add_score(verbs)
     _add_data(verbs)
@@ -92,7 +93,25 @@ _Verbs = argparse._SubParsersAction  # the type that add_subparsers returns has 
 def _add_run(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     run = verbs.add_parser("run", help="train and test methods, and print the leaderboard")
     run.set_defaults(verb=_run)
+    _add_request(run, timeout=None)
     add = run.add_argument
+    add("--dry-run", action="store_true", help="say what would be done")
+    add("--retry", choices=("failed",), help="only the experiments that failed before")
+    add("--retrain", action="store_true", help="train again also what is trained")
+
+
+def _add_time(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    time = verbs.add_parser("time", help="time methods in turn on this machine; trains what is not trained")
+    time.set_defaults(verb=_time)
+    # A method that stands still would keep the turn from all others.
+    _add_request(time, timeout=600.0)
+    time.add_argument("--retime", action="store_true", help="time again also what was timed on this machine")
+    time.add_argument("--json", action="store_true")
+
+
+def _add_request(parser: argparse.ArgumentParser, timeout: float | None) -> None:
+    """Add what says which experiments are meant, and what their workers may take."""
+    add = parser.add_argument
     add("--method", action="append", required=True, metavar="M", help="may be repeated; all: every method")
     add("--data", default="demo", metavar="DATA", help="a made set or a data-set folder (%(default)s)")
     add("--train-data", metavar="DATA", help="train and validate on this set, test on all of --data")
@@ -104,12 +123,9 @@ def _add_run(verbs: _Verbs[argparse.ArgumentParser]) -> None:
         help="such as train.lr=0.01 or 'infer.resize_factors=[input,0.25,0.5,1]'; "
         "with several methods sima.train.cp.lr=0.01")  # fmt: skip
     add("--limit", type=_positive, metavar="N", help="test N images only; marked partial")
-    add("--dry-run", action="store_true", help="say what would be done")
-    add("--retry", choices=("failed",), help="only the experiments that failed before")
-    add("--retrain", action="store_true", help="train again also what is trained")
-    add("--timeout", type=_amount, metavar="S", help="end a training or prediction that makes no progress "
-        "for S seconds: no step that it reports, no image (none)")  # fmt: skip
-    add("--max-memory", type=_gigabytes, metavar="GB", help="end a training or prediction that holds more memory "
+    add("--timeout", type=_amount, metavar="S", default=timeout, help="end a job that makes no progress "
+        f"for S seconds: no step that it reports, no image ({f'{timeout:g}' if timeout else 'none'})")  # fmt: skip
+    add("--max-memory", type=_gigabytes, metavar="GB", help="end a job that holds more memory "
         "(what leaves the machine 5 %% of its own, from 0.5 to 2 GB)")  # fmt: skip
     add("--adapter", action="append", default=[], metavar="FILE[:Class]", help="a method of your own")
     add("--isolated", action="store_true", help="run adapters that carry a `# /// script` block with the "
@@ -270,6 +286,24 @@ def _print_results(experiments: Sequence[Experiment], records: Sequence[Record])
             failed = next((job for job in experiment.trainings.values() if not job.is_done), experiment)
             print(f"{record.method} {record.status}: see {failed.folder / 'log.txt'}", file=sys.stderr)
             print(record.error.log_tail, file=sys.stderr)
+
+
+def _time(options: argparse.Namespace) -> int:
+    from crystalbench._console import screen
+    from crystalbench.experiment import Limits, TimeRun, plan, reporter
+    from crystalbench.leaderboard import latency_table, ranked_latencies
+
+    console = _stderr()
+    say = reporter(console)
+    experiments = plan(_request(options, console), say.say)
+    limits = Limits(options.timeout, options.max_memory)
+    timed = TimeRun(experiments, say, again=options.retime, limits=limits)()
+    rows = ranked_latencies(timed)
+    if options.json:
+        _print_json(rows)
+    else:
+        screen().print(latency_table(rows))
+    return OK if all(one.is_ok for one in timed) else SOME_FAILED
 
 
 def _leaderboard(options: argparse.Namespace) -> int:

@@ -343,7 +343,7 @@ def test_latencies_of_two_machines_are_not_mixed(other: dict[str, Any]) -> None:
 
 
 def test_latencies_of_two_devices_in_one_table_are_marked() -> None:
-    mark = "Latencies of different devices are not comparable."
+    mark = "Latencies of different machines or protocols are not comparable"
     same, other = ([timed(0, 1.0), timed(0, 1.0, method="b", device_name=d)] for d in ("a processor", "a GPU"))
     assert [mark in to_markdown(rows(board)) for board in (same, other)] == [False, True]
 

@@ -5,6 +5,7 @@ from crystalbench.experiment._plan import Experiment, Request, Training, plan
 from crystalbench.experiment._progress import reporter
 from crystalbench.experiment._record import ImageRecord, Record
 from crystalbench.experiment._run import Run, read_record
+from crystalbench.experiment._time import Timed, TimeRun
 from crystalbench.experiment._watch import Limits
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     "Record",
     "Request",
     "Run",
+    "TimeRun",
+    "Timed",
     "Training",
     "check_isolated",
     "plan",

@@ -23,6 +23,8 @@ IMAGES_FILE = "images.jsonl"
 RECORD_FILE = "record.json"
 LABELS_FOLDER = "labels"
 OVERLAYS_FOLDER = "overlays"
+TURNS_PIPE = "turns"
+TIMES_FILE = "times.json"
 
 
 class _Job(BaseModel):
@@ -66,6 +68,18 @@ class PredictJob(_Job):
     images: tuple[PlannedImage, ...]
 
 
+class TimeJob(_Job):
+    """Predict images one after the other, each call when it has the turn; no labels are kept.
+
+    ``warm_up`` and then ``images`` name the image of each call. The calls of ``images`` wait for their turns: one byte
+    in the named pipe ``turns`` is one call.
+    """
+
+    kind: Literal["time"] = "time"
+    warm_up: tuple[str, ...]
+    images: tuple[str, ...]
+
+
 class DescribeJob(BaseModel):
     """Tell what a method is, and complete ``values``; for a driver that cannot import it."""
 
@@ -79,7 +93,7 @@ class DescribeJob(BaseModel):
     threads: int = 1
 
 
-Job = TrainJob | PredictJob | DescribeJob
+Job = TrainJob | PredictJob | TimeJob | DescribeJob
 _ADAPTER: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 
 
@@ -112,6 +126,19 @@ class TrainingResult(BaseModel):
     source_sha256: str
     warnings: list[str]
     provenance: Tree
+
+
+class Times(BaseModel):
+    """What a worker measured: the seconds of each call in its order, and the same by stage.
+
+    ``told`` says that the method told its seconds itself; ``peak_gpu_bytes`` is the most that torch held on the GPU
+    during these calls, None without one.
+    """
+
+    seconds: list[float]
+    stages: list[dict[str, float]]
+    told: bool
+    peak_gpu_bytes: int | None
 
 
 class DescribedComponent(BaseModel):

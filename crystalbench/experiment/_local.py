@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -22,10 +22,12 @@ from crystalbench.experiment._jobs import (
     LOCK_FILE,
     LOG_FILE,
     PROGRESS_FILE,
+    TIMES_FILE,
     DescribeJob,
     Job,
     PredictJob,
     Progress,
+    TimeJob,
     TrainJob,
     read_progress,
     read_training,
@@ -36,6 +38,7 @@ from crystalbench.experiment._record import Failure, Outcome
 from crystalbench.experiment._watch import Limits, Watch
 
 _POLL_S = 0.1
+_FIRST_POLL_S = 0.005
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -45,23 +48,70 @@ def run_job(job: Job, on_progress: Callable[[Progress], None], limits: Limits, p
     However the worker ends, what it started ends with it; what it started in a session of its own does so only where
     the worker has to be ended.
     """
+    with start_worker(job, limits, python) as worker:
+        worker.follow(on_progress)
+        return worker.end()
+
+
+@contextmanager
+def start_worker(job: Job, limits: Limits, python: Path) -> Iterator[Worker]:
+    """Start a worker for ``job``, and end it in any case."""
     write_atomic(job.folder / JOB_FILE, job.model_dump_json(indent=1).encode())
     (job.folder / ERROR_FILE).unlink(missing_ok=True)
     _forget_failures(job)
-    verdict = None
-    with CappedLog(job.folder / LOG_FILE) as log, _worker(job, python, log) as process:
-        watch = Watch(process.pid, limits)
-        while process.poll() is None and verdict is None:
-            log.copy(process.stdout, _POLL_S)
-            progress = read_progress(job.folder)
+    with CappedLog(job.folder / LOG_FILE) as log, _process(job, python) as process:
+        worker = Worker(job, process, log, Watch(process.pid, limits))
+        try:
+            yield worker
+        finally:
+            worker.end()
+
+
+@dataclass
+class Worker:
+    """A process that does a job."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    log: CappedLog
+    watch: Watch
+    _verdict: Outcome | None = None
+    _outcome: Outcome | None = None
+
+    def follow(
+        self, on_progress: Callable[[Progress], None], until: Callable[[Progress], bool] = lambda _: False
+    ) -> bool:
+        """Wait until the worker's progress is what ``until`` asks for; False where it ends, or has to end, before."""
+        self.watch.restart()
+        pause = _FIRST_POLL_S
+        while self.process.poll() is None:
+            progress = read_progress(self.job.folder)
             on_progress(progress)
-            verdict = watch.verdict(progress)
-    on_progress(read_progress(job.folder))
-    return _outcome(job, process.returncode, verdict)
+            if until(progress):
+                return True
+            self._verdict = self.watch.verdict(progress)
+            if self._verdict is not None:
+                return False
+            self.log.copy(self.process.stdout, pause)
+            pause = min(2 * pause, _POLL_S)
+        progress = read_progress(self.job.folder)
+        on_progress(progress)
+        return until(progress)
+
+    def end(self) -> Outcome:
+        """End the worker and all that it started; return how its job ended."""
+        if self._outcome is None:
+            _kill(self.process)
+            self.log.copy(self.process.stdout, 0.0)
+            self._outcome = _outcome(self.job, self.process.returncode, self._verdict)
+        return self._outcome
 
 
 def _forget_failures(job: Job) -> None:
     """Leave only results that stand: the failures of an earlier attempt would look like this one's."""
+    if isinstance(job, TimeJob):
+        (job.folder / PROGRESS_FILE).unlink(missing_ok=True)
+        (job.folder / TIMES_FILE).unlink(missing_ok=True)
     # Where a worker of a killed run is still busy in the folder, it and the next worker go on from what is there.
     if isinstance(job, PredictJob):
         with suppress(Timeout), FileLock(job.folder / LOCK_FILE, timeout=0):
@@ -70,8 +120,8 @@ def _forget_failures(job: Job) -> None:
 
 
 @contextmanager
-def _worker(job: Job, python: Path, log: CappedLog) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a worker in a process group of its own, and end it; the pipe that it is told of ends with this process."""
+def _process(job: Job, python: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process in a group of its own; the pipe that it is told of ends with this process."""
     its_end, our_end = os.pipe()
     # -P: what lies in the folder that the user stands in must not shadow a library.
     command = [str(python), "-P", "-m", "crystalbench.experiment._worker", str(job.folder / JOB_FILE), str(its_end)]
@@ -85,11 +135,7 @@ def _worker(job: Job, python: Path, log: CappedLog) -> Iterator[subprocess.Popen
             pass_fds=(its_end,),
             start_new_session=True,
         ) as process:
-            try:
-                yield process
-            finally:
-                _kill(process)
-                log.copy(process.stdout, 0.0)
+            yield process
     finally:
         os.close(its_end)
         os.close(our_end)
@@ -142,6 +188,8 @@ def _is_done(job: Job) -> bool:
     """Say whether the work was done: an exit status of 0 does not say so, and some libraries crash at the exit."""
     if isinstance(job, TrainJob):
         return read_training(job.folder) is not None
+    if isinstance(job, TimeJob):
+        return (job.folder / TIMES_FILE).exists()
     if isinstance(job, DescribeJob):
         return (job.folder / DESCRIPTION_FILE).exists()
     return {image.score_key for image in job.images} <= {image.score_key for image in read_images(job.folder)}

@@ -118,7 +118,7 @@ def _one(
         scores = evaluate(truth, read_labels(file))
         return result.model_copy(update={**before.model_dump(include=_OF_PREDICTION), "scores": scores.to_row()})
     try:
-        labels, measured = _timed(segmenter, sample)
+        labels, measured = timed(segmenter, sample)
     except CrystalbenchError as error:
         print(f"{sample.name}: {error}", flush=True)
         return result.model_copy(update={"status": "failed", "error": str(error)})
@@ -130,7 +130,16 @@ def _one(
     return result.model_copy(update={"scores": evaluate(truth, labels).to_row(), **measured})
 
 
-def _timed(segmenter: Segmenter, sample: Sample) -> tuple[Labels, Mapping[str, Any]]:
+def timed(segmenter: Segmenter, sample: Sample) -> tuple[Labels, Mapping[str, Any]]:
+    """Predict one sample; return its labels, and what an :class:`ImageRecord` says of the call.
+
+    Raises
+    ------
+    LabelError
+        As :func:`check_labels`.
+    ValueError
+        Where what the method tells is not plain JSON.
+    """
     call = _prediction(segmenter, sample)
     segmenter.stages, segmenter.details = {}, {}
     with segmenter.stage("total"):

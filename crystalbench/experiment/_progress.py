@@ -56,12 +56,13 @@ class BarReporter(Reporter):
             TimeRemainingColumn(),
             TextColumn("{task.fields[scalars]}", markup=False),
         )
-        with Bars(*columns, console=self._console) as bars:
+        # Drawn when there is news, not by a thread of its own: that would run while something is timed.
+        with Bars(*columns, console=self._console, auto_refresh=False) as bars:
             task = bars.add_task(title, total=None, scalars="")
 
             def update(progress: Progress) -> None:
                 scalars = " ".join(f"{name} {value:.3g}" for name, value in progress.scalars.items())
-                bars.update(task, completed=progress.step, total=progress.total or None, scalars=scalars)
+                bars.update(task, completed=progress.step, total=progress.total or None, scalars=scalars, refresh=True)
 
             yield update
 

@@ -6,10 +6,12 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from crystalbench import _devices
+from crystalbench._files import sha256
 from crystalbench.config import Tree
 from crystalbench.registry import Method
 
@@ -29,6 +31,18 @@ def provenance(method: Method, device: str, start: str) -> Tree:
         "libraries": method.library_versions,
         "git": _git_state(),
         "platform": platform.platform(),
+        "cores": _devices.cores(),
+        "device_name": _devices.device_name(device),
+        "driver": _driver(device),
+    }
+
+
+@cache
+def machine(device: str) -> Tree:
+    """Return what tells this machine from others; its name only as a hash, as records are published."""
+    return {
+        "host": sha256(platform.node().encode())[:12],
+        "processor": _devices.device_name("cpu"),
         "cores": _devices.cores(),
         "device_name": _devices.device_name(device),
         "driver": _driver(device),

@@ -93,20 +93,28 @@ class ImageRecord(_Part):
 
 
 class Latency(_Part):
-    """Seconds a prediction took, and the protocol that measured it."""
+    """Seconds a prediction took, and the protocol that measured it.
+
+    ``machine`` is empty where it is the record's own; ``peak_gpu_bytes`` is the most that torch held.
+    """
 
     protocol: str
     n: int
     mean_s: float
     median_s: float
     iqr_s: float
+    p95_s: float | None = None
     stages: dict[str, float] = {}
+    machine: str = ""
+    peak_gpu_bytes: int | None = None
 
 
 class Record(_Part):
     """One experiment: method, parameters, data, split and seed, with scores and provenance.
 
-    ``changes`` are the parameters, by dotted name, that are not those of the preset.
+    ``changes`` are the parameters, by dotted name, that are not those of the preset. ``latency`` is that of the run
+    itself; one that :mod:`crystalbench.experiment._latency` reads from beside the record takes its place on the board,
+    with ``latency_reference`` for the same method around its library's own post-processing.
     """
 
     schema_version: int = SCHEMA
@@ -133,6 +141,7 @@ class Record(_Part):
     images: list[ImageRecord] = []
     summary: dict[str, Any] = {}
     latency: Latency | None = None
+    latency_reference: Latency | None = None
     overlays: list[str] = []
     warnings: list[str] = []
     provenance: dict[str, Any] = {}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from crystalbench import _devices
 from crystalbench._exceptions import ConfigurationError
@@ -25,9 +22,10 @@ from crystalbench.experiment._jobs import (
     read_training,
 )
 from crystalbench.experiment._keys import source_sha256
+from crystalbench.experiment._latency import TOLD, latency
 from crystalbench.experiment._local import run_job
 from crystalbench.experiment._log import log_tail
-from crystalbench.experiment._plan import SPLIT, Experiment, Training, identity_sha256
+from crystalbench.experiment._plan import SPLIT, Experiment, identity_sha256
 from crystalbench.experiment._predict import is_current, read_images
 from crystalbench.experiment._progress import Reporter
 from crystalbench.experiment._provenance import command_line, now, provenance
@@ -41,8 +39,11 @@ from crystalbench.experiment._record import (
     SplitReference,
     TrainingRecord,
 )
+from crystalbench.experiment._trainings import Trainer
 from crystalbench.experiment._watch import Limits
 from crystalbench.registry import find_methods
+
+_PROTOCOL = "run-1: one call an image after one warm-up call"
 
 
 @dataclass
@@ -65,23 +66,21 @@ class Run:
     reporter: Reporter
     retrain: bool = False
     limits: Limits = field(default_factory=Limits)
-    _ended: dict[str, Outcome] = field(default_factory=dict)
 
     def __call__(self) -> list[Record]:
         """Do everything that is not done; return one record for each experiment, failed ones too."""
-        return [self._experiment(experiment) for experiment in self.experiments]
+        train = Trainer(self.reporter, self.limits, self.retrain)
+        return [self._experiment(experiment, train) for experiment in self.experiments]
 
-    def _experiment(self, experiment: Experiment) -> Record:
+    def _experiment(self, experiment: Experiment, train: Trainer) -> Record:
         start = now()
         for training in experiment.trainings.values():
             with self._recorded(experiment, None, start):
-                outcome = self._train(training)
+                outcome = train(training)
             if outcome.status != "ok":
                 return self._finish(experiment, None, outcome, start)
         try:
-            job = experiment.job(
-                {name: _result(training).checkpoint_sha256 for name, training in experiment.trainings.items()}
-            )
+            job = experiment.job(checkpoints(experiment))
         except Exception as error:
             # The method says which files it reads, and these are read: either can fail.
             failure = Failure(type=type(error).__name__, message=str(error), log_tail=traceback.format_exc())
@@ -104,22 +103,6 @@ class Run:
             self._finish(experiment, job, Outcome("interrupted", failure), start)
             raise
 
-    def _train(self, training: Training) -> Outcome:
-        """Train one component, unless this or an earlier run has done it."""
-        if training.key not in self._ended:
-            if self.retrain:
-                shutil.rmtree(training.folder, ignore_errors=True)
-            self._ended[training.key] = self._train_now(training)
-        return self._ended[training.key]
-
-    def _train_now(self, training: Training) -> Outcome:
-        title = f"{training.method.name}: train {training.component}, seed {training.seed}"
-        if training.is_done:
-            self.reporter.say(f"{title}: done before ({training.folder})")
-            return Outcome("ok")
-        with self.reporter.task(title) as update:
-            return run_job(training.job(), update, self.limits, training.method.python)
-
     def _finish(self, experiment: Experiment, job: PredictJob | None, outcome: Outcome, start: str) -> Record:
         record = _record(experiment, job, outcome, start)
         write_json(experiment.folder / RECORD_FILE, record.model_dump(mode="json", by_alias=True))
@@ -140,10 +123,9 @@ def _title(experiment: Experiment) -> str:
     return f"{experiment.method.name} on {experiment.request.dataset.name}, seed {experiment.seed}"
 
 
-def _result(training: Training) -> TrainingResult:
-    result = read_training(training.folder)
-    assert result is not None
-    return result
+def checkpoints(experiment: Experiment) -> dict[str, str]:
+    """Return the sha256 of each trained component of an experiment whose trainings are done."""
+    return {name: result.checkpoint_sha256 for name, result in _trainings(experiment).items()}
 
 
 def _is_complete(record: Record, job: PredictJob) -> bool:
@@ -246,21 +228,11 @@ def _training_record(result: TrainingResult) -> TrainingRecord:
 
 
 def _latency(images: Sequence[ImageRecord]) -> Latency | None:
-    seconds = np.array([image.seconds for image in images if image.seconds is not None])
-    if not seconds.size:
+    calls = [(image.seconds, image.stages) for image in images if image.seconds is not None]
+    if not calls:
         return None
-    low, median, high = np.percentile(seconds, [25, 50, 75])
-    names = sorted({name for image in images for name in image.stages})
-    stages = {name: float(np.mean([image.stages.get(name, 0.0) for image in images])) for name in names}
-    is_told = any(image.latency_told for image in images)
-    return Latency(
-        protocol="told by the method" if is_told else "run-1: one call an image after one warm-up call",
-        n=seconds.size,
-        mean_s=float(seconds.mean()),
-        median_s=float(median),
-        iqr_s=float(high - low),
-        stages=stages,
-    )
+    protocol = TOLD if any(image.latency_told for image in images) else _PROTOCOL
+    return latency(protocol, [seconds for seconds, _ in calls], [stages for _, stages in calls])
 
 
 def _overlays(folder: Path) -> list[str]:

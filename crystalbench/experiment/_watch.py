@@ -46,6 +46,10 @@ class Watch:
         self._groups = find_groups()
         self._reserve = reserve([int(psutil.virtual_memory().total), *(group.limit for group in self._groups)])
         self._next_count = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Count the seconds without progress from now on."""
         self._step: tuple[float, ...] = ()
         self._moved = time.monotonic()
 

@@ -1,8 +1,8 @@
 """The worker process: does one job and leaves files.
 
 ``python -m crystalbench.experiment._worker FOLDER/job.json PIPE`` trains one component, predicts and scores
-images, or describes a method. It may be killed at any moment: the next worker with the same job goes on where
-this one stood.
+images, times predictions, or describes a method. It may be killed at any moment: the next worker with the same
+job goes on where this one stood, or begins again where only the whole is of use.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from crystalbench.experiment._jobs import (
     Job,
     PredictJob,
     Progress,
+    TimeJob,
     TrainingResult,
     TrainJob,
     read_job,
@@ -47,7 +48,9 @@ from crystalbench.experiment._jobs import (
 from crystalbench.experiment._keys import init_sha256, source_sha256
 from crystalbench.experiment._predict import predict
 from crystalbench.experiment._provenance import now, provenance
-from crystalbench.registry import find_method
+from crystalbench.experiment._turns import take_turns
+from crystalbench.registry import Method, find_method
+from crystalbench.segmenter import Segmenter
 
 _REPORT_EVERY_S = 0.2
 
@@ -77,6 +80,8 @@ def _do(job: Job) -> None:
         _train(job)
     elif isinstance(job, PredictJob):
         _predict(job)
+    elif isinstance(job, TimeJob):
+        _time(job)
     else:
         _describe(job)
 
@@ -153,9 +158,17 @@ def _predict(job: PredictJob) -> None:
     method = find_method(job.method, job.adapters)
     context = _JobContext(job.seed, job.device, job.threads, job.folder, job.checkpoints)
     dataset = open_dataset(job.dataset)
+    predict(job, _loaded(method, job), dataset, context.report)
+
+
+def _time(job: TimeJob) -> None:
+    take_turns(job, _loaded(find_method(job.method, job.adapters), job), open_dataset(job.dataset))
+
+
+def _loaded(method: Method, job: PredictJob | TimeJob) -> Segmenter:
     segmenter = method.build(job.values)
     segmenter.load(job.checkpoints, job.device)
-    predict(job, segmenter, dataset, context.report)
+    return segmenter
 
 
 def _describe(job: DescribeJob) -> None:

@@ -2,6 +2,7 @@
 
 from crystalbench.leaderboard._board import FORMATS, board_text, leaderboard
 from crystalbench.leaderboard._formats import to_csv, to_json, to_markdown
+from crystalbench.leaderboard._latencies import latency_table, ranked_latencies
 from crystalbench.leaderboard._load import load_records
 from crystalbench.leaderboard._rows import ClassScores, Row, Scores, rows
 from crystalbench.leaderboard._table import to_table
@@ -12,8 +13,10 @@ __all__ = [
     "Row",
     "Scores",
     "board_text",
+    "latency_table",
     "leaderboard",
     "load_records",
+    "ranked_latencies",
     "rows",
     "to_csv",
     "to_json",

@@ -84,8 +84,14 @@ def _number(value: float | None) -> str:
     return NOTHING if value is None else f"{value:.1f}"
 
 
-def _seconds(row: Row) -> str:
-    return NOTHING if row.latency_s is None else f"{row.latency_s:.3g}"
+def seconds(value: float | None) -> str:
+    """Write seconds with three digits."""
+    return NOTHING if value is None else f"{value:.3g}"
+
+
+def _latency(row: Row) -> str:
+    reference = "" if row.latency_reference_s is None else f" ({seconds(row.latency_reference_s)})"
+    return f"{seconds(row.latency_s)}{reference}"
 
 
 def _images(row: Row) -> str:
@@ -101,7 +107,7 @@ METHOD = Column("method", name, "left")
 INPUT = Column("input\npx", lambda row: str(row.input_size or NOTHING))
 PARAMETERS = Column("params", lambda row: count(row.parameters))
 ACS = Column("ACS / truth\npx", _acs)
-LATENCY = Column("latency\ns", _seconds)
+LATENCY = Column("latency s\n(reference)", _latency)
 MAE = Column("MAE ACS\npx", lambda row: _number(row.mae_acs))
 SCORES = (
     Column("PQ %", lambda row: percent(row.pq, row.pq_std)),
@@ -154,8 +160,8 @@ def reading(board: Sequence[Row]) -> str:
     ]
     if any(row.weights == "random" for row in board):
         told.append("Random weights: trained from scratch, not fine-tuned.")
-    if len({row.device_name for row in board if row.latency_s is not None}) > 1:
-        told.append("Latencies of different devices are not comparable.")
+    if len({row.latency_conditions for row in board if row.latency_s is not None}) > 1:
+        told.append("Latencies of different machines or protocols are not comparable: see latency_conditions in JSON.")
     return " ".join(told)
 
 

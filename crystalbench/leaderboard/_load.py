@@ -11,6 +11,8 @@ from pydantic import ValidationError
 
 from crystalbench._exceptions import ConfigurationError
 from crystalbench.evaluation import ImageScores
+from crystalbench.experiment._jobs import RECORD_FILE
+from crystalbench.experiment._latency import LATENCY_FILE, REFERENCE_FILE, with_timings
 from crystalbench.experiment._record import SCHEMA, Record
 from crystalbench.leaderboard._rows import finished_at
 
@@ -31,7 +33,8 @@ def load_records(roots: Sequence[Path]) -> list[Record]:
     -------
     list of Record
         One per key, the newest where a key is there twice. A file that is torn or not a record is left
-        out, with a warning in the log that names it.
+        out, with a warning in the log that names it. What ``crystalbench time`` left beside a record takes the place
+        of the latency of its run.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def _files(roots: Iterable[Path]) -> Iterator[Path]:
 
 
 def _is_named_as_record(path: Path) -> bool:
-    return path.name == "record.json" or _PUBLISHED_NAME.fullmatch(path.name) is not None
+    return path.name == RECORD_FILE or _PUBLISHED_NAME.fullmatch(path.name) is not None
 
 
 def _readable(paths: Iterable[Path]) -> Iterator[Record]:
@@ -71,7 +74,12 @@ def _read(path: Path) -> Record:
     for image in record.images:
         if image.scores is not None:
             ImageScores.from_row(image.scores).to_json()
-    return record
+    return with_timings(record, *(_beside(path, name) for name in (LATENCY_FILE, REFERENCE_FILE)))
+
+
+def _beside(path: Path, name: str) -> Path:
+    """Return the file ``name`` that belongs to a record; a published one has the record's key in front."""
+    return path.with_name(name if path.name == RECORD_FILE else f"{path.stem}.{name}")
 
 
 def _reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ from crystalbench.config import flatten
 from crystalbench.evaluation import ImageScores
 from crystalbench.evaluation._scores import nan_to_none, panoptic_quality
 from crystalbench.evaluation._summary import mean_and_std
-from crystalbench.experiment._record import Record
+from crystalbench.experiment._record import Latency, Record
 
 _CLASSES = (1, 2, 3)
 _SEVERITY = ("ok", "missing", "interrupted", "timeout", "oom", "failed", "crashed")
@@ -29,7 +29,7 @@ _FIELDS = {
     "mae_acs": "acs_error",
     "mre_acs": "acs_relative_error",
 }
-_OTHER_MACHINES = "no latency: the seeds ran on different machines or numbers of threads"
+_OTHER_MACHINES = "no latency: the seeds were timed on different machines, numbers of threads or by other protocols"
 _Scored = tuple[int, list[ImageScores]]
 _ImageName = tuple[str, str, str]
 """Data set, its content, image."""
@@ -76,8 +76,10 @@ class Row(Scores):
     ``rank`` is "2", or "1-2" where rows share their PQ, and null for rows that are not ranked: controls,
     partial rows and rows whose status is not ok. ``partial`` is true where ``--limit`` was given or images
     failed. ``weights`` is where the initial weights come from, null where nothing is trained. ``latency_s``
-    is the mean in seconds, null where the seeds ran on different machines. ``changes`` are the settings that
-    are not the preset's; ``variant`` names them, and what else tells apart rows that would look the same.
+    is the mean in seconds, ``latency_reference_s`` that with the post-processing of the method's own library, and
+    ``latency_conditions`` machine, threads and protocol; null where those of the seeds differ. ``changes`` are
+    the settings that are not the preset's; ``variant`` names them, and what else tells apart rows that would
+    look the same.
     """
 
     method: str
@@ -102,7 +104,8 @@ class Row(Scores):
     fusion: str | None
     latency_s: float | None
     latency_stages: dict[str, float] | None
-    latency_reference_s: float | None = None
+    latency_reference_s: float | None
+    latency_conditions: str | None
     device: str
     device_name: str | None
     precision: str | None
@@ -268,7 +271,7 @@ def _newest_per_seed(group: Sequence[Record]) -> tuple[list[Record], list[str]]:
 
 
 def _warnings(seeds: Sequence[Record], surplus: Sequence[str]) -> list[str]:
-    machines = [_OTHER_MACHINES] if len(_machines(seeds)) > 1 else []
+    machines = [_OTHER_MACHINES] if len(_conditions(seeds)) > 1 else []
     told = (warning for record in seeds for warning in record.warnings)
     return list(dict.fromkeys([*surplus, *machines, *told]))
 
@@ -279,21 +282,32 @@ def _other_pixels(record: Record, pixels: Mapping[_ImageName, set[str]]) -> list
     return [f"made with other pixels than in other records of this board: {', '.join(names)}"] if names else []
 
 
-def _machines(seeds: Sequence[Record]) -> set[tuple[str, int]]:
-    return {(record.device_name, record.threads) for record in seeds}
-
-
 def _latency(seeds: Sequence[Record]) -> dict[str, Any]:
-    """Return mean latency and stages in seconds over the seeds; null where their machines differ."""
-    measured = [record.latency for record in seeds if record.latency]
-    if not measured or len(_machines(seeds)) > 1:
-        return {"latency_s": None, "latency_stages": None}
-    stages = {stage for latency in measured for stage in latency.stages}
+    """Return mean latencies and stages in seconds over the seeds; null where they were not measured alike."""
+    conditions, measured = _conditions(seeds), _measured(seeds)
+    if len(conditions) != 1:
+        return dict.fromkeys(("latency_s", "latency_stages", "latency_reference_s", "latency_conditions"))
+    stages = sorted({stage for _, latency in measured for stage in latency.stages})
+    reference = [record.latency_reference.mean_s for record, _ in measured if record.latency_reference]
     return {
-        "latency_s": fmean(latency.mean_s for latency in measured),
-        "latency_stages": {
-            stage: fmean(latency.stages.get(stage, 0.0) for latency in measured) for stage in sorted(stages)
-        },
+        "latency_s": fmean(latency.mean_s for _, latency in measured),
+        "latency_stages": {stage: fmean(latency.stages.get(stage, 0.0) for _, latency in measured) for stage in stages},
+        "latency_reference_s": fmean(reference) if reference else None,
+        "latency_conditions": conditions.pop(),
+    }
+
+
+def _measured(seeds: Sequence[Record]) -> list[tuple[Record, Latency]]:
+    """Return the latencies of the seeds that were timed in turn with other methods, of all where none was."""
+    measured = [(record, record.latency) for record in seeds if record.latency]
+    return [(record, latency) for record, latency in measured if latency.machine] or measured
+
+
+def _conditions(seeds: Sequence[Record]) -> set[str]:
+    """Return on what machines and how the latencies of ``seeds`` were measured."""
+    return {
+        f"{latency.machine or f'{record.device_name}, {record.threads} threads'}; {latency.protocol}"
+        for record, latency in _measured(seeds)
     }
 
 

@@ -72,7 +72,7 @@ def _narrow(dropped: list[Column]) -> _Layout:
 
 
 def _ranking(board: Sequence[Row], columns: Sequence[Column]) -> Table:
-    table = _table(_cells.heading(board))
+    table = titled_table(_cells.heading(board))
     for column in columns:
         table.add_column(column.header, justify=column.justify, overflow="fold")
     for row in board:
@@ -81,7 +81,7 @@ def _ranking(board: Sequence[Row], columns: Sequence[Column]) -> Table:
 
 
 def _by_class(board: Sequence[Row]) -> Table:
-    table = _table("PQ % by difficulty class (number of images)")
+    table = titled_table("PQ % by difficulty class (number of images)")
     table.add_column("method", overflow="fold")
     for header in _cells.CLASSES:
         table.add_column(header, justify="right")
@@ -91,7 +91,8 @@ def _by_class(board: Sequence[Row]) -> Table:
     return table
 
 
-def _table(title: str) -> Table:
+def titled_table(title: str) -> Table:
+    """Return a table without columns, in the style of the board."""
     heading = Text(title, style="bold")
     return Table(
         title=heading, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False

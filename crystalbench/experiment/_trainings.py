@@ -1,0 +1,38 @@
+"""Trainings, each done once however many experiments share it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+
+from crystalbench.experiment._local import run_job
+from crystalbench.experiment._plan import Training
+from crystalbench.experiment._progress import Reporter
+from crystalbench.experiment._record import Outcome
+from crystalbench.experiment._watch import Limits
+
+
+@dataclass
+class Trainer:
+    """Trains components; parameters as of :class:`crystalbench.experiment.Run`."""
+
+    reporter: Reporter
+    limits: Limits
+    retrain: bool = False
+    _ended: dict[str, Outcome] = field(default_factory=dict)
+
+    def __call__(self, training: Training) -> Outcome:
+        """Train one component, unless this or an earlier run has done it."""
+        if training.key not in self._ended:
+            if self.retrain:
+                shutil.rmtree(training.folder, ignore_errors=True)
+            self._ended[training.key] = self._train(training)
+        return self._ended[training.key]
+
+    def _train(self, training: Training) -> Outcome:
+        title = f"{training.method.name}: train {training.component}, seed {training.seed}"
+        if training.is_done:
+            self.reporter.say(f"{title}: done before ({training.folder})")
+            return Outcome("ok")
+        with self.reporter.task(title) as update:
+            return run_job(training.job(), update, self.limits, training.method.python)
