@@ -7,9 +7,10 @@ import math
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -134,26 +135,32 @@ class Training:
         objective.to(memory_format=torch.channels_last)
         self.optimizer = _optimizer(self.objective, self.parameters)
         self.batches = math.ceil(len(self.crops) * self.parameters.crops_per_image / self.parameters.batch_size)
+        self.waited = 0.0
         self.total = self.batches * self.parameters.epochs
         self.warmup = round(self.batches * self.parameters.warmup_epochs)
 
     def run(self) -> None:
-        """Train what is left, leave the checkpoint, remove the state."""
+        """Train what is left, leave the checkpoint, remove the state; print how long it waited for crops."""
         first = self._resume()
         self.context.initial_weights(self.origin)
-        due = time.monotonic() + STATE_EVERY
+        start = time.monotonic()
+        due = start + STATE_EVERY
         board = SummaryWriter(str(self.context.folder / "tensorboard"), purge_step=first * self.batches)
         with board, ThreadPoolExecutor(self.context.threads) as pool:
+            batches = self._batches(first, pool)
             for epoch in range(first, self.parameters.epochs):
-                self._epoch(epoch, board, pool)
+                self._epoch(epoch, board, islice(batches, self.batches))
+                board.add_scalar("waiting", self.waited / (time.monotonic() - start), (epoch + 1) * self.batches)
                 if time.monotonic() > due:
                     due = self._save(epoch + 1)
+        elapsed = time.monotonic() - start
+        print(f"waiting for crops: {self.waited:.1f} of {elapsed:.1f} s ({self.waited / elapsed:.1%})", flush=True)
         self._finish()
 
-    def _epoch(self, epoch: int, board: SummaryWriter, pool: ThreadPoolExecutor) -> None:
+    def _epoch(self, epoch: int, board: SummaryWriter, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         torch.manual_seed(_torch_seed(self.context.seed, epoch))
         self.objective.train()
-        for number, (images, targets) in enumerate(self._batches(epoch, pool), epoch * self.batches):
+        for number, (images, targets) in enumerate(batches, epoch * self.batches):
             rate = learning_rate(number, self.total, self.warmup, self.parameters.lr)
             loss = self._step(images, targets, rate)
             board.add_scalar("loss/train", loss, number)
@@ -180,21 +187,32 @@ class Training:
         self.optimizer.step()
         return value
 
-    def _batches(self, epoch: int, pool: ThreadPoolExecutor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of an epoch; the next one is drawn while the network learns from this one."""
-        count = len(self.crops) * self.parameters.crops_per_image
-        order = np.random.default_rng([self.context.seed, epoch]).permutation(count)
+    def _batches(self, first: int, pool: ThreadPoolExecutor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches from epoch ``first`` on; the next one is drawn while the network learns from this one."""
 
-        def draw(index: int) -> Crop:
+        def draw(epoch: int, index: int) -> Crop:
             rng = np.random.default_rng([self.context.seed, epoch, index])
             return self.crops.draw(index % len(self.crops), rng)
 
         waiting: list[Future[Crop]] = []
-        for indices in [*np.array_split(order, self.batches), order[:0]]:
-            following = [pool.submit(draw, int(index)) for index in indices]
+        for epoch, indices in chain(self._order(first), [(self.parameters.epochs, [])]):
+            following = [pool.submit(draw, epoch, index) for index in indices]
             if waiting:
-                yield self._stack([future.result() for future in waiting])
+                yield self._await(waiting)
             waiting = following
+
+    def _order(self, first: int) -> Iterator[tuple[int, Sequence[int]]]:
+        """Yield the epoch of each batch and the numbers of its crops."""
+        count = len(self.crops) * self.parameters.crops_per_image
+        for epoch in range(first, self.parameters.epochs):
+            order = np.random.default_rng([self.context.seed, epoch]).permutation(count)
+            yield from ((epoch, indices.tolist()) for indices in np.array_split(order, self.batches))
+
+    def _await(self, crops: Sequence[Future[Crop]]) -> tuple[Tensor, Tensor]:
+        start = time.monotonic()
+        batch = self._stack([crop.result() for crop in crops])
+        self.waited += time.monotonic() - start
+        return batch
 
     def _stack(self, crops: list[Crop]) -> tuple[Tensor, Tensor]:
         images, targets = (torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True))
