@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,22 @@ class TestCheckFiles:
         assert run(squares, tmp_path, "--dry-run") == 0
         (squares / "splits" / "other.json").rename(squares / "splits" / "fixed.json")
         with pytest.raises(DataError, match=r"fixed\.json"):
+            check_files(squares)
+
+    def test_what_has_not_changed_is_not_read_again(
+        self, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        write_split(squares, "fixed", {**SPLIT, "square4": ["train", "test"]})
+        read: list[tuple[int, int]] = []
+        found = [check_files(squares, lambda *counts: read.append(counts)) for _ in range(2)]
+        assert found[0] == found[1] != []
+        assert read == [(count, 8) for count in range(1, 9)]
+        file = squares / "images" / "square2.png"
+        times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+        file.write_bytes(bytes(file.stat().st_size))
+        os.utime(file, ns=times)
+        with pytest.raises(DataError, match=r"square2\.png cannot be read"):
             check_files(squares)
 
     def test_a_split_with_an_empty_subset_hinders_only_what_uses_it(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,7 +180,9 @@ def test_light_leaves_black_black_and_keeps_to_its_ranges() -> None:
         assert 80 - 26 <= lit[1:].min() <= lit[1:].max() <= 120 + 26
 
 
-def test_training_leaves_a_checkpoint_and_scalars_and_learns(tmp_path: Path) -> None:
+def test_training_leaves_a_checkpoint_and_scalars_and_learns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     context = Told(tmp_path)
     parameters = CP.model_copy(update={"epochs": 30})
     _training.fit_cp(parameters, samples(), samples()[:2], context)
@@ -190,6 +194,35 @@ def test_training_leaves_a_checkpoint_and_scalars_and_learns(tmp_path: Path) -> 
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [event.step for event in board.Scalars("loss/train")] == list(range(90))
     assert len(board.Scalars("loss/val")) == 30
+    assert [0 < event.value < 1 for event in board.Scalars("waiting")] == [True] * 30
+    assert re.fullmatch(r"waiting for crops: .* s \(.*%\)\n", capsys.readouterr().out)
+
+
+class Counted(_loop.Crops):
+    """Crops of nothing that count how many were drawn."""
+
+    drawn = 0
+
+    def __len__(self) -> int:
+        return 4
+
+    def draw(self, image: int, rng: np.random.Generator) -> _loop.Crop:
+        self.drawn += 1
+        return np.zeros((3, 8, 8), np.float32), np.zeros(1)
+
+
+def test_the_first_batch_of_an_epoch_is_drawn_during_the_last_one(tmp_path: Path) -> None:
+    crops = Counted()
+    objective = _loop.Supervised(torch.nn.Conv2d(3, 1, 1), torch.nn.functional.mse_loss)
+    training = _loop.Training("net", objective, crops, crops, CP, Told(tmp_path), "random")
+    with ThreadPoolExecutor(1) as pool:
+        batches = training._batches(0, pool)
+        for _ in range(training.batches):
+            next(batches)
+        # The pool has one thread, which takes what it was given in order.
+        pool.submit(int).result()
+        assert crops.drawn == len(crops) + CP.batch_size
+        assert sum(1 for _ in batches) == training.batches * (CP.epochs - 1)
 
 
 def test_a_checkpoint_has_the_librarys_names(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from crystalbench._exceptions import CrystalbenchError, LabelError
 from crystalbench._files import write_atomic
 from crystalbench.data import Dataset, Sample, difficulty_class, read_labels, write_labels
+from crystalbench.data._dataset import pixel_hash
 from crystalbench.evaluation import ImageScores, evaluate
 from crystalbench.experiment._jobs import (
     IMAGES_FILE,
@@ -24,7 +25,7 @@ from crystalbench.experiment._jobs import (
 )
 from crystalbench.experiment._overlays import draw_overlay
 from crystalbench.experiment._record import ImageRecord
-from crystalbench.segmenter import Labels, Segmenter
+from crystalbench.segmenter import Image, Labels, Segmenter
 
 N_OVERLAYS = 3
 """How many of the first and how many of the worst images get an overlay."""
@@ -102,13 +103,13 @@ def _one(
     class_px: int,
     folder: Path,
 ) -> ImageRecord:
-    truth = sample.label
+    image, truth = sample.image, sample.label
     result = ImageRecord(
         image=sample.name,
         status="ok",
         group=sample.group,
         difficulty=difficulty_class(truth, class_px),
-        pixels_sha256=sample.pixel_hash,
+        pixels_sha256=pixel_hash(image, truth),
         prediction_key=planned.prediction_key,
         score_key=planned.score_key,
     )
@@ -118,7 +119,7 @@ def _one(
         scores = evaluate(truth, read_labels(file))
         return result.model_copy(update={**before.model_dump(include=_OF_PREDICTION), "scores": scores.to_row()})
     try:
-        labels, measured = timed(segmenter, sample)
+        labels, measured = timed(segmenter, sample, image)
     except CrystalbenchError as error:
         print(f"{sample.name}: {error}", flush=True)
         return result.model_copy(update={"status": "failed", "error": str(error)})
@@ -130,8 +131,8 @@ def _one(
     return result.model_copy(update={"scores": evaluate(truth, labels).to_row(), **measured})
 
 
-def timed(segmenter: Segmenter, sample: Sample) -> tuple[Labels, Mapping[str, Any]]:
-    """Predict one sample; return its labels, and what an :class:`ImageRecord` says of the call.
+def timed(segmenter: Segmenter, sample: Sample, image: Image) -> tuple[Labels, Mapping[str, Any]]:
+    """Predict one sample, whose image was read; return its labels, and what an :class:`ImageRecord` says of the call.
 
     Raises
     ------
@@ -140,7 +141,7 @@ def timed(segmenter: Segmenter, sample: Sample) -> tuple[Labels, Mapping[str, An
     ValueError
         Where what the method tells is not plain JSON.
     """
-    call = _prediction(segmenter, sample)
+    call = _prediction(segmenter, sample, image)
     segmenter.stages, segmenter.details = {}, {}
     with segmenter.stage("total"):
         labels = call()
@@ -150,7 +151,7 @@ def timed(segmenter: Segmenter, sample: Sample) -> tuple[Labels, Mapping[str, An
     told = {"seconds": seconds, "latency_told": seconds != taken, "details": dict(segmenter.details), "stages": stages}
     for name, value in told.items():
         _check_plain(name, value)
-    return check_labels(labels, sample.label.shape), told
+    return check_labels(labels, image.shape[:2]), told
 
 
 def _check_plain(name: str, value: Any) -> None:
@@ -167,11 +168,10 @@ def _check_plain(name: str, value: Any) -> None:
         raise ValueError(f"what the method tells as {name} is not plain JSON: {error}") from error
 
 
-def _prediction(segmenter: Segmenter, sample: Sample) -> Callable[[], Labels]:
+def _prediction(segmenter: Segmenter, sample: Sample, image: Image) -> Callable[[], Labels]:
     """Return the call that is timed: host array in, labels out. Only controls read files inside it."""
     if type(segmenter).predict_sample is not Segmenter.predict_sample:
         return lambda: segmenter.predict_sample(sample)
-    image = sample.image
     return lambda: segmenter.predict(image)
 
 

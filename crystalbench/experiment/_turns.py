@@ -48,7 +48,7 @@ def take_turns(job: TimeJob, segmenter: Segmenter, dataset: Dataset) -> None:
 
 
 def _call(segmenter: Segmenter, sample: Sample) -> Mapping[str, Any]:
-    _, measured = timed(segmenter, sample)
+    _, measured = timed(segmenter, sample, sample.image)
     if measured["seconds"] is None:
         raise ConfigurationError(f"{segmenter.info.name} runs elsewhere and does not tell its latency")
     return measured

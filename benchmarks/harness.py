@@ -1,0 +1,162 @@
+"""What the harness itself costs around a method, and how long trainings wait for their crops."""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from _timing import Row, timed
+from scipy import ndimage
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from crystalbench.config import Preset, override, parse_settings
+from crystalbench.data import (
+    Dataset,
+    Sample,
+    check_files,
+    find_dataset,
+    open_dataset,
+    write_image,
+    write_labels,
+    write_split,
+)
+from crystalbench.evaluation import evaluate
+from crystalbench.experiment._worker import _JobContext
+from crystalbench.registry import find_method
+
+PEERS: tuple[str, ...] = ()
+
+MANY, FEW = 313, 3
+"""Images tested: as many as the paper's data set has, and as few as tell what a start costs."""
+
+SIDE, CRYSTALS = 512, 50
+
+STEPS = 6
+"""Of a training that is watched."""
+
+BATCH = {"quick": 8, "standard": 2}
+"""Crops a step: a share does not depend on it, and full-size networks are slow on a CPU."""
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Seconds of the clock, and of all cores together."""
+
+    wall: float
+    cpu: float
+
+
+def rows() -> Iterator[Row]:
+    """Yield what an image costs beyond its own work, what a start costs, and shares of waiting."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield from _overhead(Path(folder))
+    demo = find_dataset("demo")
+    for preset in ("quick", "standard"):
+        for component in ("cp", "attention"):
+            yield _waiting(demo, component, preset)
+
+
+def _overhead(folder: Path) -> Iterator[Row]:
+    many, few = (_made(folder / str(count), count) for count in (MANY, FEW))
+    own = statistics.mean(_own_work(sample, folder / "labels") for sample in many.split().test)
+    checked = {dataset.name: timed(lambda root=dataset.root: check_files(root))[0] for dataset in (few, many)}
+    start, whole, again = (_run(dataset, folder / "runs") for dataset in (few, many, many))
+    per_image = (whole.wall - start.wall) / (MANY - FEW)
+    cpu = (whole.cpu - start.cpu) / (MANY - FEW)
+    work = f"{MANY} images of {SIDE}^2 with {CRYSTALS} crystals, a method that does nothing"
+    yield Row(
+        work=f"{work}: milliseconds an image beyond the work on it",
+        against="its own reading, scoring and writing of labels",
+        ratio=1e3 * (per_image - own),
+        goal="under 5 ms",
+        agreement=f"{1e3 * per_image:.1f} ms an image ({1e3 * cpu:.1f} of CPU), {1e3 * own:.1f} of them its own work",
+    )
+    yield Row(
+        work="process start: seconds of a run of 3 images",
+        against="nothing",
+        ratio=start.wall,
+        goal="reported apart",
+        agreement=f"{start.cpu:.1f} s of CPU",
+    )
+    yield Row(
+        work=f"{work}, all done before: seconds of a run that finds nothing to do",
+        against="nothing",
+        ratio=again.wall,
+        goal="reported apart",
+        agreement=f"{again.cpu:.1f} s of CPU",
+    )
+    yield Row(
+        work=f"{work}: milliseconds an image to read a data set of one's own through, once",
+        against="nothing",
+        ratio=1e3 * (checked[many.name] - checked[few.name]) / (MANY - FEW),
+        goal="reported apart",
+        agreement="not done again while no file changes",
+    )
+
+
+def _made(folder: Path, tested: int) -> Dataset:
+    """Make a data set of which ``tested`` images are tested, one trains and one validates."""
+    subsets = ["train", "val", *["test"] * tested]
+    for number in range(len(subsets)):
+        rng = np.random.default_rng(number)
+        seeds = np.zeros((SIDE, SIDE), np.int32)
+        seeds[tuple(rng.integers(0, SIDE, (2, CRYSTALS)))] = np.arange(1, CRYSTALS + 1)
+        places = ndimage.distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
+        labels = seeds[tuple(places)]
+        image = (3 * labels[..., None] + rng.integers(0, 40, (SIDE, SIDE, 3))).astype(np.uint8)
+        write_image(folder / "images" / f"{number:03}.png", image)
+        write_labels(folder / "labels", f"{number:03}", labels)
+    write_split(folder, "fixed", {f"{number:03}": [subset] for number, subset in enumerate(subsets)})
+    return open_dataset(folder)
+
+
+def _own_work(sample: Sample, folder: Path) -> float:
+    """Return the seconds that reading one image, scoring it and writing its labels take."""
+    image, truth = sample.image, sample.label
+    empty = np.zeros(image.shape[:2], np.int32)
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: (sample.image, sample.label),
+        lambda: evaluate(truth, empty),
+        lambda: write_labels(folder, sample.name, empty),
+    )
+    return sum(timed(call)[0] for call in calls)
+
+
+def _run(dataset: Dataset, out: Path) -> _Cost:
+    command = [sys.executable, "-m", "crystalbench", "run", "--method", "empty", "--threads", "1"]
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run([*command, "--data", str(dataset.root), "--out", str(out)], check=True, capture_output=True)
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    return _Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def _waiting(demo: Dataset, component: str, preset: Preset) -> Row:
+    """Train a few steps and return the share of the time that the network waited for crops."""
+    method, split = find_method("sima"), demo.split()
+    train = split.train[: BATCH[preset]]
+    few = {"epochs": STEPS, "crops_per_image": 1, "batch_size": len(train), "warmup_epochs": 1, "lr": 1e-3}
+    settings = [f"train.{component}.{name}={value}" for name, value in few.items()]
+    settings += ["train.attention.init=random"]
+    values = override(method.config.values(preset), parse_settings(settings, ["sima"])["sima"], list(method.components))
+    with tempfile.TemporaryDirectory() as folder:
+        threads = len(os.sched_getaffinity(0))
+        context = _JobContext(0, "cpu", threads, Path(folder), {})
+        seconds, _ = timed(lambda: method.build(method.parameters(values)).fit(component, train, [], context))
+        events = EventAccumulator(f"{folder}/tensorboard").Reload()
+        share = events.Scalars("waiting")[-1].value
+    return Row(
+        work=f"training of {component}, {preset}, {STEPS} steps of {len(train)} crops: share of waiting for crops",
+        against="the time of the training",
+        ratio=share,
+        goal="never starves",
+        agreement=f"{seconds:.1f} s with the targets; the first batch, which nothing hides, is one of {STEPS}",
+    )
