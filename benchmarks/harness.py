@@ -8,8 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,10 +48,13 @@ BATCH = {"quick": 8, "standard": 2}
 
 @dataclass(frozen=True)
 class _Cost:
-    """Seconds of the clock, and of all cores together."""
+    """Seconds of the clock, which other work on the machine stretches, and of all cores together."""
 
     wall: float
     cpu: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:.3g} s ({self.cpu:.3g} s of CPU)"
 
 
 def rows() -> Iterator[Row]:
@@ -67,40 +69,42 @@ def rows() -> Iterator[Row]:
 
 def _overhead(folder: Path) -> Iterator[Row]:
     many, few = (_made(folder / str(count), count) for count in (MANY, FEW))
-    own = statistics.mean(_own_work(sample, folder / "labels") for sample in many.split().test)
-    checked = {dataset.name: timed(lambda root=dataset.root: check_files(root))[0] for dataset in (few, many)}
+    own = _mean([_own_work(sample, folder / "labels") for sample in many.split().test])
+    checks = [_cost(lambda root=dataset.root: check_files(root), resource.RUSAGE_SELF) for dataset in (few, many)]
     start, whole, again = (_run(dataset, folder / "runs") for dataset in (few, many, many))
-    per_image = (whole.wall - start.wall) / (MANY - FEW)
-    cpu = (whole.cpu - start.cpu) / (MANY - FEW)
     work = f"{MANY} images of {SIDE}^2 with {CRYSTALS} crystals, a method that does nothing"
-    yield Row(
-        work=f"{work}: milliseconds an image beyond the work on it",
-        against="its own reading, scoring and writing of labels",
-        ratio=1e3 * (per_image - own),
-        goal="under 5 ms",
-        agreement=f"{1e3 * per_image:.1f} ms an image ({1e3 * cpu:.1f} of CPU), {1e3 * own:.1f} of them its own work",
-    )
-    yield Row(
-        work="process start: seconds of a run of 3 images",
-        against="nothing",
-        ratio=start.wall,
-        goal="reported apart",
-        agreement=f"{start.cpu:.1f} s of CPU",
-    )
-    yield Row(
-        work=f"{work}, all done before: seconds of a run that finds nothing to do",
-        against="nothing",
-        ratio=again.wall,
-        goal="reported apart",
-        agreement=f"{again.cpu:.1f} s of CPU",
-    )
-    yield Row(
-        work=f"{work}: milliseconds an image to read a data set of one's own through, once",
-        against="nothing",
-        ratio=1e3 * (checked[many.name] - checked[few.name]) / (MANY - FEW),
-        goal="reported apart",
-        agreement="not done again while no file changes",
-    )
+    figures = {
+        f"{work}: ms of CPU an image beyond the work on it": (_per_image(start, whole), own, "under 5 ms"),
+        f"{work}: ms of CPU an image to read a data set of one's own through, once": (
+            *(_per_image(*checks), _Cost(0.0, 0.0)),
+            "reported apart",
+        ),
+    }
+    for name, (cost, taken_off, goal) in figures.items():
+        yield Row(
+            work=name,
+            against="reading, scoring and writing of labels" if taken_off.cpu else "nothing",
+            ratio=1e3 * (cost.cpu - taken_off.cpu),
+            goal=goal,
+            agreement=f"{cost} an image, {taken_off} of them taken off",
+        )
+    for name, cost in {f"a run of {FEW} images": start, f"{work}, all done before": again}.items():
+        yield Row(f"{name}: s of CPU", "nothing", cost.cpu, "process start, reported apart", str(cost))
+
+
+def _mean(costs: Sequence[_Cost]) -> _Cost:
+    return _Cost(statistics.mean(cost.wall for cost in costs), statistics.mean(cost.cpu for cost in costs))
+
+
+def _per_image(few: _Cost, many: _Cost) -> _Cost:
+    return _Cost((many.wall - few.wall) / (MANY - FEW), (many.cpu - few.cpu) / (MANY - FEW))
+
+
+def _cost(call: Callable[[], object], who: int) -> _Cost:
+    before = resource.getrusage(who)
+    wall, _ = timed(call)
+    after = resource.getrusage(who)
+    return _Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
 def _made(folder: Path, tested: int) -> Dataset:
@@ -119,24 +123,22 @@ def _made(folder: Path, tested: int) -> Dataset:
     return open_dataset(folder)
 
 
-def _own_work(sample: Sample, folder: Path) -> float:
-    """Return the seconds that reading one image, scoring it and writing its labels take."""
-    image, truth = sample.image, sample.label
-    empty = np.zeros(image.shape[:2], np.int32)
-    calls: tuple[Callable[[], object], ...] = (
-        lambda: (sample.image, sample.label),
-        lambda: evaluate(truth, empty),
-        lambda: write_labels(folder, sample.name, empty),
-    )
-    return sum(timed(call)[0] for call in calls)
+def _own_work(sample: Sample, folder: Path) -> _Cost:
+    """Return what it takes to read one image, score it and write its labels."""
+
+    def work() -> None:
+        image, truth = sample.image, sample.label
+        labels = np.zeros(image.shape[:2], np.int32)
+        write_labels(folder, sample.name, labels)
+        evaluate(truth, labels)
+
+    return _cost(work, resource.RUSAGE_SELF)
 
 
 def _run(dataset: Dataset, out: Path) -> _Cost:
     command = [sys.executable, "-m", "crystalbench", "run", "--method", "empty", "--threads", "1"]
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run([*command, "--data", str(dataset.root), "--out", str(out)], check=True, capture_output=True)
-    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return _Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    command += ["--data", str(dataset.root), "--out", str(out)]
+    return _cost(lambda: subprocess.run(command, check=True, capture_output=True), resource.RUSAGE_CHILDREN)
 
 
 def _waiting(demo: Dataset, component: str, preset: Preset) -> Row:

@@ -16,6 +16,7 @@ import pytest
 from conftest import make_squares
 from filelock import FileLock
 
+from crystalbench._files import write_atomic
 from crystalbench.data import open_dataset, write_image, write_labels
 from crystalbench.experiment._latency import spread_warnings
 from crystalbench.experiment._time import ROUNDS, WARM_UP, warm_up_images
@@ -176,6 +177,13 @@ def test_the_board_shows_what_was_timed_as_long_as_the_method_is_the_same(bench:
     assert str(board["first"].latency_conditions).endswith(timed["conditions"].rpartition(";")[2])
     assert board["truth"].latency_s == own["truth"]
     assert "Latencies of different machines or protocols" in to_markdown(list(board.values()))
+    (record,) = runs.glob("squares/first/*/record.json")
+    published = bench.folder / "published" / f"{record.parent.name}.json"
+    for file in (record, record.with_name("latency.json")):
+        name = published.name if file == record else f"{published.stem}.{file.name}"
+        write_atomic(published.with_name(name), file.read_bytes())
+    (row,) = rows(load_records([published.parent]))
+    assert (row.latency_s, row.latency_reference_s) == (timed["latency_s"], None)
     bench.write("first", "        labels = labels * 2\n" + RETURN)
     bench.call("run", ["first"])
     (row,) = rows(record for record in load_records([runs]) if record.method == "first")

@@ -137,8 +137,8 @@ class Sample:
 def pixel_hash(image: NDArray[np.uint8], label: NDArray[np.int32]) -> str:
     """Return the sha256 of ``image`` (H x W x 3) and ``label`` (H x W)."""
     digest = hashlib.sha256(f"{image.shape}".encode())
-    digest.update(image.tobytes())
-    digest.update(label.astype("<i4").tobytes())
+    digest.update(np.ascontiguousarray(image).data)
+    digest.update(np.ascontiguousarray(label, "<i4").data)
     return digest.hexdigest()
 
 

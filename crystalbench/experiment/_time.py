@@ -174,7 +174,9 @@ class TimeRun:
         """Time all of ``due`` in turn; in blocks where memory does not hold all their workers."""
         while left := self._block(due):
             names = "; ".join(subject.title for subject in left)
-            self.reporter.say(f"memory is short, so there is another block, which drift may hit otherwise: {names}")
+            self.reporter.say(
+                f"memory is short: timed in a block of their own, what drifts hits them otherwise: {names}"
+            )
             due = left
 
     def _block(self, due: Sequence[_Subject]) -> list[_Subject]:
