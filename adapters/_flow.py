@@ -20,13 +20,12 @@ from crystalbench.segmenter import Component, Context, Image, Labels, Parameters
 from ._parameters import CpTrain
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from crystalbench.data import Sample
 
 Field = NDArray[np.float32]
 Factor = Annotated[float, Bounded(gt=0, le=4)]
-
-VANISHING = 1e-3
-"""Sum of attention below which it says nothing about a pixel."""
 
 CP = Component("cp", CpTrain)
 """The flow network: one checkpoint serves all flow methods."""
@@ -89,20 +88,18 @@ class FlowSegmenter(Segmenter):
 
     def load(self, checkpoints: Mapping[str, Path], device: str) -> None:
         """Read the flow network's checkpoint."""
-        from . import _networks, _tiling, _weights
+        from . import _fusion, _networks, _tiling, _weights  # noqa: F401  (not in the first latency)
 
         super().load(checkpoints, device)
-        # Imported now, not in the first prediction.
         decoder(self.decode_parameters)
         network = _networks.cp_network(self.train["cp"].width)
         _weights.load_checkpoint(checkpoints["cp"], network)
         self.cp = _tiling.tiled(network, self.train["cp"].input_size, self.infer_parameters, device)
 
-    def field(self, image: Image, factor: float) -> Field:
-        """Predict ``image`` (H x W x 3) resized by ``factor``; 3 x H x W at the image's own resolution."""
+    def fields(self, image: Image, factors: Sequence[float]) -> Tensor:
+        """Predict ``image`` (H x W x 3) resized by N factors; N x 3 x H x W at its own resolution, on the device."""
         with self.stage("cp"):
-            field: Field = self.cp.at_scale(image, factor)
-            return field
+            return self.cp.at_scales(image, factors)
 
     def decode(self, raw: Field, parameters: FlowDecode) -> Labels:
         """Follow the flow of a field (3 x H x W) to H x W int32 labels."""
@@ -136,11 +133,11 @@ class MultiScaleSegmenter(FlowSegmenter):
         """Return the resize factors r_1 ... r_N that an image (H x W x 3) is seen at."""
         return scale_factors(self.infer_parameters, image.shape, self.train["cp"].input_size)
 
-    def scales(self, image: Image) -> Field:
-        """Predict an image (H x W x 3) at each scale, N x 3 x H x W at the image's own resolution."""
+    def scales(self, image: Image) -> Tensor:
+        """Predict an image (H x W x 3) at each scale, N x 3 x H x W at its own resolution, on the device."""
         factors = self.factors(image)
         self.details["resize_factors"] = factors
-        return np.stack([self.field(image, factor) for factor in factors])
+        return self.fields(image, factors)
 
 
 def scale_factors(parameters: MultiScale, shape: tuple[int, ...], side: int) -> tuple[float, ...]:
@@ -159,41 +156,10 @@ def scale_factors(parameters: MultiScale, shape: tuple[int, ...], side: int) -> 
     return (first, *numbers)
 
 
-def fuse(fields: Field, weights: Field) -> Field:
-    """Average fields over scales with weights for each pixel (paper, section III-B2).
-
-    Where the weights sum to less than ``VANISHING``, as in the background, all scales count alike.
-
-    Parameters
-    ----------
-    fields
-        N x 3 x H x W.
-    weights
-        N x H x W, the attention maps without that of the background, not negative.
-
-    Returns
-    -------
-    Field
-        3 x H x W float32.
-    """
-    total = weights.sum(axis=0)
-    shares = np.where(total < VANISHING, 1 / len(weights), weights / np.maximum(total, VANISHING))
-    return np.asarray(np.einsum("nhw,nchw->chw", shares, fields), np.float32)
-
-
-def average(fields: Field) -> Field:
-    """Average N x 3 x H x W fields over scales."""
-    return np.asarray(fields.mean(axis=0), np.float32)
-
-
-def maximum(fields: Field) -> Field:
-    """Take for each pixel the longest flow vector of all scales, and the highest logit."""
-    longest = np.hypot(fields[:, 0], fields[:, 1]).argmax(axis=0)
-    flow = np.take_along_axis(fields[:, :2], longest[None, None], axis=0)[0]
-    return np.concatenate([flow, fields[:, 2].max(axis=0)[None]])
-
-
-FUSIONS = {"average": average, "maximum": maximum}
+def to_host(field: Tensor) -> Field:
+    """Return a field as an array; on a CPU they share their memory."""
+    array: Field = field.cpu().numpy()
+    return array
 
 
 def flow_picture(field: Field) -> Image:

@@ -128,7 +128,7 @@ def _resize_labels(label: NDArray[np.int32], factor: float) -> NDArray[np.int32]
 
 def _resize_image(image: NDArray[np.uint8], label: NDArray[np.int32]) -> NDArray[np.uint8]:
     height, width = label.shape
-    return _tiling.resize(image, height, width, cv2.INTER_AREA)
+    return _tiling.resize(image, height, width)
 
 
 def _cached_flow(path: Path, label: NDArray[np.int32], threads: int) -> NDArray[np.float32]:

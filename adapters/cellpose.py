@@ -45,7 +45,7 @@ class Cellpose(_flow.FlowSegmenter):
             diameter = self._size.estimate(image)
         factor = clamp_factor(self.train["cp"].diameter / diameter, max(image.shape[:2]))
         self.details.update(diameter_px=diameter, resize_factor=factor)
-        return self.field(image, factor)
+        return _flow.to_host(self.fields(image, [factor])[0])
 
 
 class CellposeMultiscale(_flow.MultiScaleSegmenter):
@@ -58,7 +58,9 @@ class CellposeMultiscale(_flow.MultiScaleSegmenter):
 
     def infer(self, image: Image) -> _flow.Field:
         """Return the fused field, 3 x H x W."""
-        return _flow.FUSIONS[self.infer_parameters.fusion](self.scales(image))
+        from . import _fusion
+
+        return _flow.to_host(_fusion.FUSIONS[self.infer_parameters.fusion](self.scales(image)))
 
 
 class CellposeNoResize(_flow.FlowSegmenter):
@@ -66,7 +68,7 @@ class CellposeNoResize(_flow.FlowSegmenter):
 
     def infer(self, image: Image) -> _flow.Field:
         """Return the field at the image's resolution, 3 x H x W."""
-        return self.field(image, 1.0)
+        return _flow.to_host(self.fields(image, [1.0])[0])
 
 
 def clamp_factor(factor: float, longer_side: int) -> float:

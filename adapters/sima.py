@@ -13,6 +13,8 @@ from . import _flow
 from ._parameters import AttentionTrain
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from crystalbench.data import Sample
 
 
@@ -71,25 +73,30 @@ class Sima(_flow.MultiScaleSegmenter):
 
     def infer(self, image: Image) -> _flow.Field:
         """Return the fused field, 3 x H x W."""
+        from . import _fusion
+
         if self.infer_parameters.fusion == "attention":
             weights = self.attention(image)[:-1]
-            return _flow.fuse(self.scales(image), weights)
-        return _flow.FUSIONS[self.infer_parameters.fusion](self.scales(image))
+            fused = _fusion.by_attention(self.scales(image), weights)
+        else:
+            fused = _fusion.FUSIONS[self.infer_parameters.fusion](self.scales(image))
+        return _flow.to_host(fused)
 
-    def attention(self, image: Image) -> _flow.Field:
+    def attention(self, image: Image) -> Tensor:
         """Return the attention maps, (N + 1) x H x W between 0 and 1; the last is the background's."""
         with self.stage("attention"):
-            return self._attention.at_scale(image, self._attention.side / max(image.shape[:2]))
+            maps: Tensor = self._attention.at_scales(image, [self._attention.side / max(image.shape[:2])])
+            return maps[0]
 
     def pictures(self, image: Image) -> dict[str, Image]:
         """Return the flow of each scale, the fused flow, the foreground and the attention maps."""
         fields = self.scales(image)
         flows = {
-            f"flow r={factor:.2g}": _flow.flow_picture(field)
+            f"flow r={factor:.2g}": _flow.flow_picture(_flow.to_host(field))
             for factor, field in zip(self.factors(image), fields, strict=True)
         }
         maps = {
-            f"attention {number}": _flow.grey_picture(weights)
+            f"attention {number}": _flow.grey_picture(_flow.to_host(weights))
             for number, weights in enumerate(self.attention(image)[:-1], start=1)
         }
         return {**flows, **maps, **super().pictures(image)}

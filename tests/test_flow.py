@@ -75,38 +75,6 @@ def test_resize_factors_that_cannot_be(factors: tuple) -> None:
         _flow.MultiScale(resize_factors=factors)
 
 
-# Fusion
-
-FIELDS = np.array([[[[1.0]], [[0.0]], [[4.0]]], [[[0.0]], [[3.0]], [[-2.0]]]], np.float32)
-
-
-def maps(*weights: float) -> np.ndarray:
-    return np.array(weights, np.float32)[:, None, None]
-
-
-def test_fusion_by_attention_is_a_weighted_mean_of_flow_and_foreground() -> None:
-    fused = _flow.fuse(FIELDS, maps(0.6, 0.2))
-    np.testing.assert_allclose(fused[:, 0, 0], [0.75, 0.75, 2.5], rtol=1e-6)
-    np.testing.assert_allclose(_flow.fuse(FIELDS, maps(0.3, 0.1)), fused, rtol=1e-6)
-
-
-def test_where_all_attention_vanishes_scales_count_alike() -> None:
-    np.testing.assert_allclose(_flow.fuse(FIELDS, maps(0, 0)), FIELDS.mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(_flow.fuse(FIELDS, maps(1, 0)), FIELDS[0], rtol=1e-6)
-
-
-def test_attention_is_per_pixel() -> None:
-    fields = np.broadcast_to(FIELDS, (2, 3, 1, 2))
-    fused = _flow.fuse(fields, np.array([[[1, 0]], [[0, 1]]], np.float32))
-    np.testing.assert_array_equal(fused[..., 0], FIELDS[0, ..., 0])
-    np.testing.assert_array_equal(fused[..., 1], FIELDS[1, ..., 0])
-
-
-def test_average_and_maximum() -> None:
-    np.testing.assert_allclose(_flow.average(FIELDS)[:, 0, 0], [0.5, 1.5, 1.0])
-    np.testing.assert_allclose(_flow.maximum(FIELDS)[:, 0, 0], [0.0, 3.0, 4.0])
-
-
 # Decoding
 
 

@@ -22,7 +22,7 @@ pytest.importorskip("segmentation_models_pytorch")
 import torch
 from safetensors.numpy import save
 
-from crystalbench.adapters import _flow, _networks, _size, _targets, _weights
+from crystalbench.adapters import _fusion, _networks, _size, _targets, _weights
 from crystalbench.adapters import cellpose as cellpose_adapter
 
 METHODS = ("sima", "cellpose", "cellpose-multiscale", "cellpose-noresize")
@@ -212,7 +212,7 @@ def test_pictures_are_of_the_images_shape(name: str, checkpoints: dict[str, Path
 def test_sima_weighs_each_scale_with_its_map(checkpoints: dict[str, Path]) -> None:
     segmenter = load("sima", checkpoints)
     image = noise(130, 90)
-    scales, maps = segmenter.scales(image), segmenter.attention(image)
+    scales, maps = segmenter.scales(image).numpy(), segmenter.attention(image).numpy()
     assert scales.shape == (4, 3, 130, 90)
     assert maps.shape == (5, 130, 90)
     assert 0 <= maps.min() <= maps.max() <= 1
@@ -251,7 +251,7 @@ def test_cellpose_resizes_by_the_estimated_size(checkpoints: dict[str, Path]) ->
     segmenter = load("cellpose", checkpoints)
     image = noise(130, 90)
     factor = NARROW["diameter"] / segmenter._size.estimate(image)
-    np.testing.assert_array_equal(segmenter.infer(image), segmenter.field(image, factor))
+    np.testing.assert_array_equal(segmenter.infer(image), segmenter.fields(image, [factor])[0])
     assert segmenter.details["resize_factor"] == pytest.approx(factor)
 
 
@@ -306,7 +306,8 @@ def attention_quality(segmenter: Any, sample: Sample) -> tuple[float, float]:
     """Return the PQ of one image with predicted and with true attention maps."""
     image, label = sample.image, sample.label
     scales, thresholds = segmenter.scales(image), segmenter.train["attention"].thresholds
-    true = _targets.attention_targets(label, thresholds, max(label.shape))
-    fields = [_flow.fuse(scales, maps[:-1].astype(np.float32)) for maps in (segmenter.attention(image), true)]
-    predicted, ideal = (evaluate(label, segmenter.decode(fused, segmenter.decode_parameters)).pq for fused in fields)
+    true = torch.from_numpy(_targets.attention_targets(label, thresholds, max(label.shape))).float()
+    fused = [_fusion.by_attention(scales, maps[:-1]) for maps in (segmenter.attention(image), true)]
+    labels = [segmenter.decode(field.numpy(), segmenter.decode_parameters) for field in fused]
+    predicted, ideal = (evaluate(label, found).pq for found in labels)
     return predicted, ideal
