@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from crystalbench.segmenter import Image
 
 from . import _augmentation
+from ._tiling import TiledNetwork
 
 STYLES = 256
 """Channels of the style that ``cellpose.core.run_net`` has room for."""
@@ -35,34 +36,33 @@ class SizeEstimator:
         The trained flow network.
     regression
         Its regression: safetensors of ``A``, ``smean``, ``ymean`` and ``diam_mean``.
-    side
-        Side of the network's input.
     """
 
-    def __init__(self, network: torch.nn.Module, regression: Path, side: int, device: str) -> None:
+    def __init__(self, network: TiledNetwork, regression: Path) -> None:
         parameters = load_file(regression)
         diameter = parameters["diam_mean"].item()
         model = CellposeModel(
-            pretrained_model=False, nchan=3, diam_mean=diameter, mkldnn=False, device=torch.device(device)
+            pretrained_model=False, nchan=3, diam_mean=diameter, mkldnn=False, device=torch.device(network.device)
         )
-        model.net = _LibraryNetwork(network)
-        model.eval = partial(model.eval, bsize=side, max_size_fraction=1.0)
+        model.net = LibraryNetwork(network.network)
+        model.eval = partial(model.eval, bsize=network.side, max_size_fraction=1.0)
         self.model = SizeModel(model)
+        self.batch_size = network.tiles_at_once
         self.model.params = {name: _as_library(name, value) for name, value in parameters.items()}
 
     def estimate(self, image: Image) -> float:
         """Return the diameter in pixels for an H x W x 3 image."""
         missing = [(0, max(0, SMALLEST_SIDE - size)) for size in image.shape[:2]]
         padded = np.pad(image, [*missing, (0, 0)])
-        shifted = _augmentation.normalize(padded).transpose(1, 2, 0) - _black()
+        shifted = _augmentation.normalize(padded).transpose(1, 2, 0) - black()
         with warnings.catch_warnings():
             # Where it finds no crystal the library takes the median of nothing, and then the training's diameter.
             warnings.simplefilter("ignore", RuntimeWarning)
-            diameter, _ = self.model.eval(shifted, channel_axis=-1, normalize=False)
+            diameter, _ = self.model.eval(shifted, channel_axis=-1, normalize=False, batch_size=self.batch_size)
         return float(diameter)
 
 
-class _LibraryNetwork(torch.nn.Module):
+class LibraryNetwork(torch.nn.Module):
     """What ``run_net`` expects of a network: zero is black, as it pads with zeros, and 256 styles."""
 
     mkldnn = False
@@ -71,7 +71,7 @@ class _LibraryNetwork(torch.nn.Module):
     def __init__(self, network: torch.nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.black = _black()
+        self.black = black()
 
     @property
     def device(self) -> torch.device:
@@ -88,5 +88,6 @@ def _as_library(name: str, value: NDArray[np.float64]) -> NDArray[np.float64] | 
     return np.pad(value, (0, STYLES - len(value)))
 
 
-def _black() -> float:
+def black() -> float:
+    """Return what the network sees of a black pixel."""
     return float(_augmentation.normalize(np.zeros((1, 1, 3), np.uint8)).min())

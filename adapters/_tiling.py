@@ -49,7 +49,7 @@ class TiledNetwork:
         height, width = image.shape[:2]
         views = [self._view(image, factor) for factor in factors]
         tiles = [view.tiles() for view in views]
-        batches = torch.split(torch.cat(tiles), self._at_once())
+        batches = torch.split(torch.cat(tiles), self.tiles_at_once)
         predicted = torch.cat([self._forward(batch) for batch in batches])
         parts = torch.split(predicted, [len(part) for part in tiles])
         fields = [view.field(part) for view, part in zip(views, parts, strict=True)]
@@ -62,7 +62,9 @@ class TiledNetwork:
         rows, columns = (starts(size, self.side, self.overlap) for size in pixels.shape[:2])
         return _View(torch.from_numpy(pixels).to(self.device), shape, Grid(rows, columns, self.side))
 
-    def _at_once(self) -> int:
+    @property
+    def tiles_at_once(self) -> int:
+        """Number of tiles in a batch: ``batch_size``, on a CPU at most ``PIXELS_AT_ONCE``."""
         if self.device != "cpu":
             return self.batch_size
         return min(self.batch_size, max(1, PIXELS_AT_ONCE // self.side**2))

@@ -37,7 +37,7 @@ class Cellpose(_flow.FlowSegmenter):
         from . import _size
 
         super().load(checkpoints, device)
-        self._size = _size.SizeEstimator(self.cp.network, checkpoints["size"], self.cp.side, device)
+        self._size = _size.SizeEstimator(self.cp, checkpoints["size"])
 
     def infer(self, image: Image) -> _flow.Field:
         """Return the field at the estimated scale, 3 x H x W."""

@@ -22,7 +22,7 @@ pytest.importorskip("segmentation_models_pytorch")
 import torch
 from safetensors.numpy import save
 
-from crystalbench.adapters import _fusion, _networks, _size, _targets, _weights
+from crystalbench.adapters import _flow, _fusion, _networks, _size, _targets, _tiling, _weights
 from crystalbench.adapters import cellpose as cellpose_adapter
 
 METHODS = ("sima", "cellpose", "cellpose-multiscale", "cellpose-noresize")
@@ -255,21 +255,24 @@ def test_cellpose_resizes_by_the_estimated_size(checkpoints: dict[str, Path]) ->
     assert segmenter.details["resize_factor"] == pytest.approx(factor)
 
 
+def narrow_network() -> _tiling.TiledNetwork:
+    return _tiling.tiled(_networks.cp_network(NARROW["width"]), 64, _flow.Tiles(), "cpu")
+
+
 @pytest.mark.parametrize("log_ratio", [-0.7, 0.0, 1.1])
 def test_regression_is_the_librarys_whatever_the_width(log_ratio: float, tmp_path: Path) -> None:
     write_regression(tmp_path / "size.safetensors", log_ratio)
-    network = _networks.cp_network(NARROW["width"]).eval()
-    estimator = _size.SizeEstimator(network, tmp_path / "size.safetensors", 64, "cpu")
+    estimator = _size.SizeEstimator(narrow_network(), tmp_path / "size.safetensors")
     found = estimator.model.eval(np.zeros((100, 80, 3), np.float32), channel_axis=-1, normalize=False)
     assert found[1] == pytest.approx(NARROW["diameter"] * np.exp(log_ratio))
 
 
 def test_library_network_sees_black_where_the_library_pads(tmp_path: Path) -> None:
-    network = _networks.cp_network(NARROW["width"]).eval()
+    network = narrow_network()
     seen: list[torch.Tensor] = []
-    network.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    network.network.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
     write_regression(tmp_path / "size.safetensors", 0.0)
-    estimator = _size.SizeEstimator(network, tmp_path / "size.safetensors", 64, "cpu")
+    estimator = _size.SizeEstimator(network, tmp_path / "size.safetensors")
     estimator.estimate(np.full((64, 64, 3), 255, np.uint8))
     assert {tile.min().item() for tile in seen} == {-2.0}
 
