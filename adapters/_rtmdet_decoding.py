@@ -69,8 +69,8 @@ def decode(raw: Raw, parameters: RtmdetDecode) -> Labels:
     mask threshold; where masks overlap the higher score wins. Masks are computed a few at a time, and enlarged
     one at a time within their extent, so that memory does not grow with the number of crystals.
     """
-    joined = _windows.join(((found.window, _label(found, parameters)) for found in raw.windows), raw.shape)
-    return _windows.drop_small(joined, parameters.min_size)
+    labels = ((found.window, _label(found, parameters)) for found in raw.windows)
+    return _windows.join(labels, raw.shape, parameters.min_size)
 
 
 def _label(found: Detections, parameters: RtmdetDecode) -> Labels:

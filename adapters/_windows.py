@@ -43,7 +43,7 @@ def cut(image: Image, window: Window, side: int) -> Image:
     return np.pad(pixels, ((0, side - height), (0, side - width), (0, 0)))
 
 
-def join(labels: Iterable[tuple[Window, Labels]], shape: tuple[int, int]) -> Labels:
+def join(labels: Iterable[tuple[Window, Labels]], shape: tuple[int, int], min_size: int = 1) -> Labels:
     """Join the label maps of windows into one.
 
     Instances of two windows are the same crystal where their intersection over union, within what both windows
@@ -57,6 +57,8 @@ def join(labels: Iterable[tuple[Window, Labels]], shape: tuple[int, int]) -> Lab
         from 1, gaps allowed.
     shape
         Height and width of the whole, in pixels.
+    min_size
+        Pixels of the smallest instance of the whole that is kept.
 
     Returns
     -------
@@ -71,7 +73,7 @@ def join(labels: Iterable[tuple[Window, Labels]], shape: tuple[int, int]) -> Lab
         covered = np.bincount(label[others], minlength=len(numbers))
         stays = 2 * covered <= np.bincount(label.ravel(), minlength=len(numbers))
         np.copyto(region, proposed, where=(region == 0) & stays[label])
-    return drop_small(joined, 1)
+    return _drop_small(joined, min_size)
 
 
 def _numbers(found: Sequence[tuple[Window, Labels]]) -> list[NDArray[np.int32]]:
@@ -118,7 +120,7 @@ def _seen(spans: Sequence[slice], window: Window, label: Labels) -> Labels:
     return label[rows, columns]
 
 
-def drop_small(labels: Labels, min_size: int) -> Labels:
+def _drop_small(labels: Labels, min_size: int) -> Labels:
     """Drop instances of fewer pixels and number the rest from 1 without gaps."""
     large = np.bincount(labels.ravel()) >= max(1, min_size)
     large[0] = False

@@ -99,6 +99,8 @@ def test_numbers_are_without_gaps_and_nothing_is_an_empty_map() -> None:
     label[5:9, 5:9], label[30:40, 60:80] = 40, 9
     joined = _windows.join(cut_up(label, 32, 16), label.shape)
     assert (joined.dtype, sorted(np.unique(joined))) == (np.int32, [0, 1, 2])
+    for min_size, kept in ((16, label > 0), (17, label == 9), (200, label == 9), (201, label < 0)):
+        np.testing.assert_array_equal(_windows.join(cut_up(label, 32, 16), label.shape, min_size) > 0, kept)
 
 
 @pytest.mark.parametrize(("side", "count"), [(512, 49), (64, 3136)])
