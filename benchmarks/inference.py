@@ -1,0 +1,163 @@
+"""From a micrograph to labels: SiMA, beside the same pipeline put together from Cellpose's own functions."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from _timing import Row, alternate
+from cellpose import core, dynamics, transforms
+
+from crystalbench import Image, Labels, evaluate
+from crystalbench.adapters import _augmentation, _size, _tiling
+from crystalbench.config import merge
+from crystalbench.data import find_dataset
+from crystalbench.data._classes import crystal_lengths
+from crystalbench.data._synthetic import Micrograph, MicrographSpec, Population, make_micrograph
+from crystalbench.experiment._keys import key_of
+from crystalbench.registry import find_method
+
+PEERS: tuple[str, ...] = ()
+
+SIDE = 1800
+
+# Some 150 steps on a few micrographs: enough for flows that lead somewhere.
+TRAINING_IMAGES = 12
+TRAINING = {"train": {"cp": {"epochs": 14}, "attention": {"epochs": 14}}}
+
+GOALS = {"cpu": "at least 1.8 times", "cuda": "10 times, and under 0.4 s"}
+
+
+def rows() -> Iterator[Row]:
+    """Yield one row for the CPU and one for the GPU."""
+    micrograph = make_micrograph(SIDE, SIDE, np.random.default_rng(0), MicrographSpec((Population(300, 90.0),)))
+    method = find_method("sima")
+    segmenter: Any = method.build(merge(method.config.values("quick"), TRAINING))
+    checkpoints = train(segmenter)
+    for device in GOALS:
+        yield predict_row(segmenter, checkpoints, micrograph, device)
+
+
+@dataclass
+class Quiet:
+    """The context of a training that nobody watches."""
+
+    folder: Path
+    checkpoints: Mapping[str, Path] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = os.cpu_count() or 1
+    unpickle: bool = False
+
+    def report(self, step: int, total: int, **scalars: float) -> None:
+        """Say nothing."""
+
+    def initial_weights(self, origin: str) -> None:
+        """Say nothing."""
+
+    def warn(self, message: str) -> None:
+        """Say nothing."""
+
+
+def train(segmenter: Any) -> dict[str, Path]:
+    """Train the components of ``segmenter`` briefly, or take what an earlier run left among the temporary files."""
+    parameters = {name: value.model_dump(mode="json") for name, value in segmenter.train.items()}
+    folder = Path(tempfile.gettempdir()) / f"crystalbench-benchmark-{key_of(train=parameters)[:12]}"
+    split = find_dataset("demo").split()
+    for name in parameters:
+        segmenter.fit(name, split.train[:TRAINING_IMAGES], split.val[:1], Quiet(folder / name))
+    return {name: folder / name / "checkpoint.safetensors" for name in parameters}
+
+
+def predict_row(segmenter: Any, checkpoints: Mapping[str, Path], micrograph: Micrograph, device: str) -> Row:
+    """Time both ways on ``device``."""
+    truth, image = micrograph.label, micrograph.image
+    work = f"SiMA predict, {SIDE}^2, {len(np.unique(truth)) - 1} crystals, {device}"
+    against = f"the same from the functions of cellpose {version('cellpose')}"
+    if device == "cuda" and not torch.cuda.is_available():
+        return Row(work, against, None, GOALS[device], "no GPU here")
+    segmenter.load(checkpoints, device)
+    peer = Peer(segmenter, steps=int(crystal_lengths(truth).max()))
+    for predict in (segmenter.predict, peer.predict):
+        predict(image[:300, :300])
+    segmenter.stages = {}
+    repeats = 3
+    pair = alternate(lambda: segmenter.predict(image), lambda: peer.predict(image), repeats)
+    ours = (segmenter.stages["attention"] + segmenter.stages["cp"]) / repeats
+    theirs = peer.network_seconds / (repeats + 1)
+    quality = [evaluate(truth, labels).pq for labels in (pair.ours, pair.theirs)]
+    agreement = (
+        f"{pair.seconds}, of these {ours:.3g} s and {theirs:.3g} s in the networks; PQ between the two "
+        f"{evaluate(pair.theirs, pair.ours).pq:.3f}, to the truth {quality[0]:.3f} and {quality[1]:.3f}"
+    )
+    return Row(work, against, pair.ratio, GOALS[device], agreement)
+
+
+class Peer:
+    """SiMA from Cellpose's functions and NumPy, with the weights of ``segmenter``.
+
+    ``steps`` must lead out of the largest crystal; the library's 200 do not, and would be faster.
+    """
+
+    def __init__(self, segmenter: Any, steps: int) -> None:
+        self.segmenter, self.steps = segmenter, steps
+        flow, attention = (
+            copy.deepcopy(tiled.network).to(memory_format=torch.contiguous_format)
+            for tiled in (segmenter.cp, segmenter._attention)
+        )
+        self.flow, self.attention = _size.LibraryNetwork(flow), attention
+        self.network_seconds = 0.0
+
+    def predict(self, image: Image) -> Labels:
+        """Segment an image (H x W x 3)."""
+        start = time.perf_counter()
+        fields = np.stack([self.field(image, factor) for factor in self.segmenter.factors(image)])
+        weights = self.weights(image)
+        self.network_seconds += time.perf_counter() - start
+        shares = weights / weights.sum(axis=0)
+        fused = (shares[:, None] * fields).sum(axis=0)
+        parameters = self.segmenter.decode_parameters
+        return dynamics.compute_masks(
+            fused[:2],
+            fused[2],
+            niter=self.steps,
+            cellprob_threshold=parameters.foreground_threshold,
+            flow_threshold=parameters.flow_threshold,
+            min_size=parameters.min_size,
+            max_size_fraction=1.0,
+            device=torch.device(self.segmenter.device),
+        ).astype(np.int32)
+
+    def field(self, image: Image, factor: float) -> np.ndarray:
+        """Return 3 x H x W for an image resized by ``factor``."""
+        scaled = shrink(image, factor)
+        seen = _augmentation.normalize(scaled).transpose(1, 2, 0) - _size.black()
+        predicted, _ = core.run_net(self.flow, seen[None], bsize=self.segmenter.cp.side)
+        return transforms.resize_image(predicted[0], *image.shape[:2]).transpose(2, 0, 1)
+
+    def weights(self, image: Image) -> np.ndarray:
+        """Return the attention maps of the scales, N x H x W."""
+        side = self.segmenter._attention.side
+        scaled = shrink(image, side / max(image.shape[:2]))
+        height, width = scaled.shape[:2]
+        padded = np.pad(scaled, [(0, side - height), (0, side - width), (0, 0)])
+        with torch.no_grad():
+            batch = torch.from_numpy(_augmentation.normalize(padded))[None].to(self.segmenter.device)
+            maps = self.attention(batch)[0, :-1, :height, :width].cpu().numpy()
+        return transforms.resize_image(maps.transpose(1, 2, 0), *image.shape[:2]).transpose(2, 0, 1)
+
+
+def shrink(image: Image, factor: float) -> Image:
+    """Resize an image (H x W x 3) as the networks have seen it in training."""
+    shape = _tiling.scaled_shape((image.shape[0], image.shape[1]), factor)
+    return transforms.resize_image(image, *shape, interpolation=cv2.INTER_AREA)
