@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 from _timing import Row, alternate
+from _trained import trained
 from cellpose import core, dynamics, transforms
 
 from crystalbench import Image, Labels, evaluate
@@ -24,7 +22,6 @@ from crystalbench.config import merge
 from crystalbench.data import find_dataset
 from crystalbench.data._classes import crystal_lengths
 from crystalbench.data._synthetic import Micrograph, MicrographSpec, Population, make_micrograph
-from crystalbench.experiment._keys import key_of
 from crystalbench.registry import find_method
 
 PEERS: tuple[str, ...] = ()
@@ -43,40 +40,9 @@ def rows() -> Iterator[Row]:
     micrograph = make_micrograph(SIDE, SIDE, np.random.default_rng(0), MicrographSpec((Population(300, 90.0),)))
     method = find_method("sima")
     segmenter: Any = method.build(merge(method.config.values("quick"), TRAINING))
-    checkpoints = train(segmenter)
+    checkpoints = trained(segmenter, find_dataset("demo").split().train[:TRAINING_IMAGES])
     for device in GOALS:
         yield predict_row(segmenter, checkpoints, micrograph, device)
-
-
-@dataclass
-class Quiet:
-    """The context of a training that nobody watches."""
-
-    folder: Path
-    checkpoints: Mapping[str, Path] = field(default_factory=dict)
-    seed: int = 0
-    device: str = "cpu"
-    threads: int = os.cpu_count() or 1
-    unpickle: bool = False
-
-    def report(self, step: int, total: int, **scalars: float) -> None:
-        """Say nothing."""
-
-    def initial_weights(self, origin: str) -> None:
-        """Say nothing."""
-
-    def warn(self, message: str) -> None:
-        """Say nothing."""
-
-
-def train(segmenter: Any) -> dict[str, Path]:
-    """Train the components of ``segmenter`` briefly, or take what an earlier run left among the temporary files."""
-    parameters = {name: value.model_dump(mode="json") for name, value in segmenter.train.items()}
-    folder = Path(tempfile.gettempdir()) / f"crystalbench-benchmark-{key_of(train=parameters)[:12]}"
-    split = find_dataset("demo").split()
-    for name in parameters:
-        segmenter.fit(name, split.train[:TRAINING_IMAGES], split.val[:1], Quiet(folder / name))
-    return {name: folder / name / "checkpoint.safetensors" for name in parameters}
 
 
 def predict_row(segmenter: Any, checkpoints: Mapping[str, Path], micrograph: Micrograph, device: str) -> Row:

@@ -50,7 +50,10 @@ def test_ceiling_of_two_images(name: str) -> None:
 @pytest.mark.parametrize("dataset", DATASETS)
 @pytest.mark.parametrize("preset", PRESETS[1:])
 @pytest.mark.parametrize("name", TRAINED)
-def test_ceiling(name: str, preset: Preset, dataset: str) -> None:
+def test_ceiling(name: str, preset: Preset, dataset: str, request: pytest.FixtureRequest) -> None:
+    if (name, dataset) == ("boundary", "imagegrains"):
+        reason = "pebbles lie further apart than the 8 px over which two crystals have a boundary in common"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     best = ceiling(name, preset, dataset, FIRST)
     print(f"C of {name} ({preset}) on the first {FIRST} of {dataset}: {best:.3f}")
     assert best >= 0.5
