@@ -129,6 +129,17 @@ def _ends(flow: NDArray[np.float32], foreground: Mask, steps: int, rows: _Rows) 
     return ends
 
 
+def _centres(ends: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return a number for each pixel that belongs to a centre, 0 elsewhere; where two meet, that of the higher peak.
+
+    A centre is a peak of how many pixels end on each, in 5 x 5 pixels, and grows from there.
+    """
+    count = _count(ends)
+    peaks = _peaks(count)
+    peaks = peaks[np.argsort(count[peaks[:, 0], peaks[:, 1]], kind="stable")]
+    return np.ascontiguousarray(_grown(count, peaks)[REACH:-REACH, REACH:-REACH])
+
+
 def _squared(way: Way, foreground: Mask, rows: _Rows) -> Way:
     """Return where a way leads and the same way on from there."""
     squared = np.empty_like(way)
@@ -268,28 +279,41 @@ def _arrive(flow, way, foreground, ends, first, last):  # type: ignore[no-untype
 
 
 @njit(cache=True, nogil=True)
-def _centres(ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return a number for each pixel that belongs to a centre, 0 elsewhere; where two meet, that of the higher peak.
-
-    A centre is a peak of how many pixels end on each, in 5 x 5 pixels, and grows from there.
-    """
+def _count(ends):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return how many pixels end on each, with a frame of ``REACH`` zeros."""
     height, width = ends.shape
     count = np.zeros((height + 2 * REACH, width + 2 * REACH), np.int32)
-    for end in ends.flat:
-        if end >= 0:
-            count[end // width + REACH, end % width + REACH] += 1
-    peaks = [(0, 0, 0)]
-    peaks.clear()
-    for y in range(REACH, height + REACH):
-        for x in range(REACH, width + REACH):
+    for y in range(height):
+        for x in range(width):
+            end = ends[y, x]
+            if end >= 0:
+                count[end // width + REACH, end % width + REACH] += 1
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _peaks(count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return where (K x 2) a count is above ``LEAST_PEAK`` and the highest of 5 x 5 pixels."""
+    height, width = count.shape
+    places = np.empty((count.size // LEAST_PEAK + 1, 2), np.int32)
+    found = 0
+    for y in range(REACH, height - REACH):
+        for x in range(REACH, width - REACH):
             if count[y, x] > LEAST_PEAK and count[y, x] == count[y - 2 : y + 3, x - 2 : x + 3].max():
-                peaks.append((count[y, x], y, x))
-    peaks.sort()
+                places[found, 0], places[found, 1] = y, x
+                found += 1
+    return places[:found]
+
+
+@njit(cache=True, nogil=True)
+def _grown(count, peaks):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     numbers = np.zeros_like(count)
-    for number, (_, y, x) in enumerate(peaks, 1):
-        box = (slice(y - REACH, y + REACH + 1), slice(x - REACH, x + REACH + 1))
-        _grow(count[box], numbers[box], number)
-    return np.ascontiguousarray(numbers[REACH:-REACH, REACH:-REACH])
+    for index in range(len(peaks)):
+        y, x = peaks[index]
+        top, left = y - REACH, x - REACH
+        bottom, right = y + REACH + 1, x + REACH + 1
+        _grow(count[top:bottom, left:right], numbers[top:bottom, left:right], index + 1)
+    return numbers
 
 
 @njit(cache=True, nogil=True)

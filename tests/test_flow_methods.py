@@ -244,7 +244,8 @@ def test_without_resizing_there_is_one_scale(checkpoints: dict[str, Path]) -> No
     image = noise(130, 90)
     whole = load("cellpose-noresize", checkpoints)
     last = load("sima", checkpoints).scales(image)[-1]
-    np.testing.assert_array_equal(whole.infer(image), last)
+    # What else is in a batch changes the last bits.
+    np.testing.assert_allclose(whole.infer(image), last, rtol=1e-4, atol=1e-6)
 
 
 def test_cellpose_resizes_by_the_estimated_size(checkpoints: dict[str, Path]) -> None:
