@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fastremap
 import numpy as np
@@ -13,15 +13,19 @@ from numpy.typing import NDArray
 from crystalbench.segmenter import Labels
 
 from ._fast_decoding import flow_steps
-from ._flow import Field, FlowDecode
+from ._flow import FlowDecode, to_host
+
+if TYPE_CHECKING:
+    from ._flow import RawField
 
 
-def decode_reference(field: Field, parameters: FlowDecode, device: str) -> Labels:
+def decode_reference(field: RawField, parameters: FlowDecode, device: str) -> Labels:
     """Turn a field (3 x H x W) into H x W int32 labels.
 
     As :func:`cellpose.dynamics.compute_masks`, with steps enough for the largest crystal and without its
     upper bound on a crystal's share of the image.
     """
+    field = to_host(field)
     masks = dynamics.compute_masks(
         field[:2],
         field[2],

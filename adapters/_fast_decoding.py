@@ -8,10 +8,11 @@ border that may be the neighbour's; such pixels are found by what they contradic
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import fill_voids
@@ -22,7 +23,10 @@ from numpy.typing import NDArray
 from crystalbench.segmenter import Labels
 
 from . import _diffusion, _flow_quality
-from ._flow import Field, FlowDecode
+from ._flow import Field, FlowDecode, to_host
+
+if TYPE_CHECKING:
+    from ._flow import RawField
 
 Mask = NDArray[np.bool_]
 
@@ -55,7 +59,7 @@ REACH = 5
 BANDS_PER_THREAD = 4
 
 
-def decode_fast(field: Field, parameters: FlowDecode, device: str = "cpu") -> Labels:
+def decode_fast(field: RawField, parameters: FlowDecode, device: str = "cpu") -> Labels:
     """Turn a field (3 x H x W) into H x W int32 labels, on the CPU, in as many threads as numba may use.
 
     Raises
@@ -63,15 +67,26 @@ def decode_fast(field: Field, parameters: FlowDecode, device: str = "cpu") -> La
     ValueError
         Where the flow is not finite.
     """
-    with ThreadPoolExecutor(get_num_threads()) as pool:
-        rows = _Rows(field.shape[1], pool)
+    field = to_host(field)
+    with _rows(field.shape[1]) as rows:
         labels = _follow(np.ascontiguousarray(field, np.float32), parameters.foreground_threshold, rows)
-        count = int(labels.max(initial=0))
-        kept = _diffusion.measure(labels, count)[:, 4] >= max(1, parameters.min_size)
-        if parameters.flow_threshold and count:
-            kept &= ~_flow_quality.bad_flows(labels, field[:2], parameters.flow_threshold, threads=get_num_threads())
-        kept[0] = False
-        numbers = np.cumsum(kept, dtype=np.int32) * kept
+    return finished(labels, field[:2], parameters)
+
+
+def finished(labels: Labels, flow: Field, parameters: FlowDecode) -> Labels:
+    """Drop crystals (H x W) that are too small, or whose flow (2 x H x W) is not theirs, and fill holes; in place.
+
+    Returns
+    -------
+    ``labels``, numbered from 1 without gaps.
+    """
+    count = int(labels.max(initial=0))
+    kept = _diffusion.measure(labels, count)[:, 4] >= max(1, parameters.min_size)
+    if parameters.flow_threshold and count:
+        kept &= ~_flow_quality.bad_flows(labels, flow, parameters.flow_threshold, threads=get_num_threads())
+    kept[0] = False
+    numbers = np.cumsum(kept, dtype=np.int32) * kept
+    with _rows(len(labels)) as rows:
         rows.map(lambda first, last: _renumber(labels, numbers, first, last))
     if parameters.min_size:
         _fill_holes(labels)
@@ -100,6 +115,12 @@ class _Rows:
         bands = min(self.count, BANDS_PER_THREAD * get_num_threads())
         edges = np.linspace(0, self.count, bands + 1).astype(int).tolist()
         return list(self.pool.map(work, edges[:-1], edges[1:]))
+
+
+@contextmanager
+def _rows(count: int) -> Iterator[_Rows]:
+    with ThreadPoolExecutor(get_num_threads()) as pool:
+        yield _Rows(count, pool)
 
 
 def _follow(field: Field, threshold: float, rows: _Rows) -> Labels:

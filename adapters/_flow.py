@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from crystalbench.data import Sample
 
 Field = NDArray[np.float32]
+
+if TYPE_CHECKING:
+    RawField = Field | Tensor
+    """What ``infer`` hands to ``decode``: an array on a CPU, a tensor on a GPU."""
+
 Factor = Annotated[float, Bounded(gt=0, le=4)]
 
 CP = Component("cp", CpTrain)
@@ -91,7 +96,7 @@ class FlowSegmenter(Segmenter):
         from . import _fusion, _networks, _tiling, _weights  # noqa: F401  (not in the first latency)
 
         super().load(checkpoints, device)
-        decoder(self.decode_parameters)
+        decoder(self.decode_parameters, device)
         network = _networks.cp_network(self.train["cp"].width)
         _weights.load_checkpoint(checkpoints["cp"], network)
         self.cp = _tiling.tiled(network, self.train["cp"].input_size, self.infer_parameters, device)
@@ -101,27 +106,31 @@ class FlowSegmenter(Segmenter):
         with self.stage("cp"):
             return self.cp.at_scales(image, factors)
 
-    def decode(self, raw: Field, parameters: FlowDecode) -> Labels:
+    def decode(self, raw: RawField, parameters: FlowDecode) -> Labels:
         """Follow the flow of a field (3 x H x W) to H x W int32 labels."""
-        decode = decoder(parameters)
+        decode = decoder(parameters, self.device)
         with self.stage("post-processing"):
             return decode(raw, parameters, self.device)
 
     def pictures(self, image: Image) -> dict[str, Image]:
         """Return the flow as a colour wheel and the probability of foreground."""
-        field = self.infer(image)
+        field = to_host(self.infer(image))
         return {"flow": flow_picture(field), "foreground": grey_picture(1 / (1 + np.exp(-field[2])))}
 
 
-def decoder(parameters: FlowDecode) -> Callable[[Field, FlowDecode, str], Labels]:
-    """Return what turns a field (3 x H x W) that lies on a device into H x W int32 labels."""
+def decoder(parameters: FlowDecode, device: str) -> Callable[[RawField, FlowDecode, str], Labels]:
+    """Return what turns a field (3 x H x W) into H x W int32 labels on a device."""
     if parameters.backend == "reference":
         from . import _decoding
 
         return _decoding.decode_reference
-    from . import _fast_decoding
+    if device == "cpu":
+        from . import _fast_decoding
 
-    return _fast_decoding.decode_fast
+        return _fast_decoding.decode_fast
+    from . import _device_decoding
+
+    return _device_decoding.decode_on_device
 
 
 class MultiScaleSegmenter(FlowSegmenter):
@@ -156,9 +165,14 @@ def scale_factors(parameters: MultiScale, shape: tuple[int, ...], side: int) -> 
     return (first, *numbers)
 
 
-def to_host(field: Tensor) -> Field:
-    """Return a field as an array; on a CPU they share their memory."""
-    array: Field = field.cpu().numpy()
+def as_raw(field: Tensor) -> RawField:
+    """Return a field for ``decode``: on a CPU an array that shares its memory; what is on a GPU stays there."""
+    return to_host(field) if field.device.type == "cpu" else field
+
+
+def to_host(field: RawField) -> Field:
+    """Return a field as an array."""
+    array: Field = field if isinstance(field, np.ndarray) else field.cpu().numpy()
     return array
 
 

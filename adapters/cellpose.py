@@ -39,13 +39,13 @@ class Cellpose(_flow.FlowSegmenter):
         super().load(checkpoints, device)
         self._size = _size.SizeEstimator(self.cp, checkpoints["size"])
 
-    def infer(self, image: Image) -> _flow.Field:
+    def infer(self, image: Image) -> _flow.RawField:
         """Return the field at the estimated scale, 3 x H x W."""
         with self.stage("size"):
             diameter = self._size.estimate(image)
         factor = clamp_factor(self.train["cp"].diameter / diameter, max(image.shape[:2]))
         self.details.update(diameter_px=diameter, resize_factor=factor)
-        return _flow.to_host(self.fields(image, [factor])[0])
+        return _flow.as_raw(self.fields(image, [factor])[0])
 
 
 class CellposeMultiscale(_flow.MultiScaleSegmenter):
@@ -56,19 +56,19 @@ class CellposeMultiscale(_flow.MultiScaleSegmenter):
 
         fusion: Literal["average", "maximum"] = "average"
 
-    def infer(self, image: Image) -> _flow.Field:
+    def infer(self, image: Image) -> _flow.RawField:
         """Return the fused field, 3 x H x W."""
         from . import _fusion
 
-        return _flow.to_host(_fusion.FUSIONS[self.infer_parameters.fusion](self.scales(image)))
+        return _flow.as_raw(_fusion.FUSIONS[self.infer_parameters.fusion](self.scales(image)))
 
 
 class CellposeNoResize(_flow.FlowSegmenter):
     """One scale, the image's own."""
 
-    def infer(self, image: Image) -> _flow.Field:
+    def infer(self, image: Image) -> _flow.RawField:
         """Return the field at the image's resolution, 3 x H x W."""
-        return _flow.to_host(self.fields(image, [1.0])[0])
+        return _flow.as_raw(self.fields(image, [1.0])[0])
 
 
 def clamp_factor(factor: float, longer_side: int) -> float:

@@ -71,7 +71,7 @@ class Sima(_flow.MultiScaleSegmenter):
         network = torch.nn.Sequential(network, torch.nn.Sigmoid())
         self._attention = _tiling.tiled(network, parameters.input_size, self.infer_parameters, device)
 
-    def infer(self, image: Image) -> _flow.Field:
+    def infer(self, image: Image) -> _flow.RawField:
         """Return the fused field, 3 x H x W."""
         from . import _fusion
 
@@ -80,7 +80,7 @@ class Sima(_flow.MultiScaleSegmenter):
             fused = _fusion.by_attention(self.scales(image), weights)
         else:
             fused = _fusion.FUSIONS[self.infer_parameters.fusion](self.scales(image))
-        return _flow.to_host(fused)
+        return _flow.as_raw(fused)
 
     def attention(self, image: Image) -> Tensor:
         """Return the attention maps, (N + 1) x H x W between 0 and 1; the last is the background's."""

@@ -15,7 +15,7 @@ from crystalbench.adapters import _flow
 pytest.importorskip("torch")
 pytest.importorskip("cellpose")
 
-from crystalbench.adapters import _decoding, _fast_decoding
+from crystalbench.adapters import _decoding, _device_decoding, _fast_decoding
 
 
 def noisy(field: np.ndarray, amount: float) -> np.ndarray:
@@ -30,8 +30,9 @@ def noisy(field: np.ndarray, amount: float) -> np.ndarray:
 @pytest.mark.parametrize("amount", [0.0, 1.0])
 def test_masks_are_those_of_cellpose(parameters: _flow.FlowDecode, amount: float) -> None:
     field = noisy(truth_field(mosaic(180, 210, 20)), amount)
-    fast, reference = (f(field, parameters, "cpu") for f in (_fast_decoding.decode_fast, _decoding.decode_reference))
-    assert evaluate(reference, fast).pq >= 0.999
+    reference = _decoding.decode_reference(field, parameters, "cpu")
+    for decode in (_fast_decoding.decode_fast, _device_decoding.decode_on_device):
+        assert evaluate(reference, decode(field, parameters, "cpu")).pq >= 0.999
 
 
 def test_labels_do_not_depend_on_the_number_of_threads() -> None:
@@ -65,8 +66,9 @@ def test_a_large_crystal_is_one() -> None:
 def test_a_network_that_gives_no_numbers_is_told_of(value: float) -> None:
     field = truth_field(discs((20, 20, 10)))
     field[0, 20, 20] = value
-    with pytest.raises(ValueError, match="not finite"):
-        _fast_decoding.decode_fast(field, LIBRARY)
+    for decode in (_fast_decoding.decode_fast, _device_decoding.decode_on_device):
+        with pytest.raises(ValueError, match="not finite"):
+            decode(field, LIBRARY, "cpu")
 
 
 def test_holes_are_those_that_cellpose_fills() -> None:

@@ -16,7 +16,7 @@ from crystalbench.data._made import Recipe, draw_micrograph, read_recipe
 pytest.importorskip("torch")
 pytest.importorskip("cellpose")
 
-from crystalbench.adapters import _decoding, _fast_decoding, _targets
+from crystalbench.adapters import _decoding, _device_decoding, _fast_decoding, _targets
 
 Decode = Callable[[_flow.Field, _flow.FlowDecode, str], Labels]
 
@@ -78,9 +78,12 @@ def test_resize_factors_that_cannot_be(factors: tuple) -> None:
 # Decoding
 
 
-@pytest.fixture(params=["fast", "reference"])
+@pytest.fixture(params=["fast", "reference", "device"])
 def decode(request: pytest.FixtureRequest) -> Decode:
-    return _flow.decoder(_flow.FlowDecode(backend=request.param))
+    """Every decoding; that of a GPU runs as well where there is none."""
+    if request.param == "device":
+        return _device_decoding.decode_on_device
+    return _flow.decoder(_flow.FlowDecode(backend=request.param), "cpu")
 
 
 def test_touching_crystals_come_apart_and_raw_stays_as_it_was(decode: Decode) -> None:
