@@ -72,8 +72,10 @@ class Paths:
         labels[self.pixels] = centres[ends]
         for _ in range(ROUNDS):
             suspects = self._contradictions(labels)
+            before = labels[self.pixels[suspects]]
             found = self._walk(self.start[:, suspects], labels, centres)
-            if torch.equal(found, labels[self.pixels[suspects]]):
+            found = torch.where(found > 0, found, before)
+            if torch.equal(found, before):
                 break
             labels[self.pixels[suspects]] = found
         return labels.view(self.height, self.width)

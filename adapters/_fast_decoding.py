@@ -406,7 +406,8 @@ def _settle(flow, foreground, labels, centres, suspects, steps):  # type: ignore
         visits, waiting = visits + 1, waiting - 1
         label, taken = _walk(flow, centres, y, x, steps)
         walked += taken
-        if label == labels[y, x]:
+        # A path that ends beside all centres says nothing; it must not take a crystal's label from it.
+        if label == 0 or label == labels[y, x]:
             continue
         labels[y, x] = label
         for row in range(max(0, y - 2), min(height, y + 3)):
