@@ -1,6 +1,6 @@
 """The decoding of :mod:`._fast_decoding` in torch operations, for a field that lies on a GPU: all pixels at once.
 
-Labels alone leave the GPU; quality control and the filling of holes are those of the CPU.
+Labels, and the flow for quality control, leave the GPU at the end: that and the filling of holes are the CPU's.
 """
 
 from __future__ import annotations
