@@ -13,7 +13,18 @@ from torch.nn import functional
 
 from crystalbench.segmenter import Labels
 
-from ._fast_decoding import LAST_STEPS, LEAST_BESIDE, LEAST_PEAK, REACH, TOGETHER, finished, flow_steps
+from ._fast_decoding import (
+    LAST_STEPS,
+    LEAST_BESIDE,
+    LEAST_PEAK,
+    REACH,
+    REST_STEPS,
+    RESTING,
+    SLOW,
+    TOGETHER,
+    finished,
+    flow_steps,
+)
 from ._flow import FlowDecode
 
 if TYPE_CHECKING:
@@ -83,22 +94,36 @@ class Paths:
     def _ends(self, steps: int) -> Tensor:
         """Return the pixel (y W + x) that each path ends on, N; ``steps`` is a power of two."""
         way = self._way(self._step(self._step(self.start)))
+        rests = self._rests()
         for _ in range(steps.bit_length() - 2):
-            way = self._squared(way)
+            way = self._squared(way, rests)
         now = before = self.start + way[:, self.pixels]
         for _ in range(LAST_STEPS):
             before, now = now, self._step(now)
         return self._pixel((before + now) / 2)
 
-    def _squared(self, way: Tensor) -> Tensor:
-        """Return where a way leads and the same way on from there."""
+    def _rests(self) -> Tensor:
+        """Return H W bool: the pixels between which, and the next three, a path comes to rest."""
+        around = self.flow[:, self._corners(self.start)[0]]
+        may = ((around.amax(1) >= 0) & (around.amin(1) <= 0)).all(0) & (self.start < self.last).all(0)
+        now = before = self.start[:, may] + 0.5
+        for _ in range(REST_STEPS):
+            before, now = now, self._step(now)
+        rests = torch.zeros_like(self.flow[0], dtype=torch.bool)
+        rests[self._pixel(now[:, ((now - before).abs() < RESTING).all(0)])] = True
+        return rests
+
+    def _squared(self, way: Tensor, rests: Tensor) -> Tensor:
+        """Return where a way leads and the same way on from there; what rests stays."""
         places = self.start + way[:, self.pixels]
         corners, fraction = self._corners(places)
+        slow = (_between(self.flow[:, corners], fraction).abs() < SLOW).all(0)
         ways = way[:, corners]
         spread = (ways.amax(1) - ways.amin(1)).amax(0)
         nearest = 2 * (fraction[0] >= 0.5).long() + (fraction[1] >= 0.5)
         near = ways.gather(1, nearest.expand(2, 1, -1))[:, 0]
-        return self._way(self._within(places + torch.where(spread < TOGETHER, _between(ways, fraction), near)))
+        more = torch.where(spread < TOGETHER, _between(ways, fraction), near)
+        return self._way(self._within(places + torch.where(rests[corners[0]] & slow, 0, more)))
 
     def _step(self, places: Tensor) -> Tensor:
         corners, fraction = self._corners(places)

@@ -44,6 +44,15 @@ TOGETHER = 5.0
 LAST_STEPS = 2
 """Steps that are walked on top at the end of a path, not looked up."""
 
+REST_STEPS = 64
+"""Steps after which a path beside a place of rest has come there."""
+
+RESTING = 1e-3
+"""Pixels; what moves less in a step has come to rest: in 1000 steps it gets no further than the next pixel."""
+
+SLOW = 0.3
+"""Pixels; what moves less in a step, within a pixel of a place of rest, goes nowhere else."""
+
 MOST_WALKED = 32
 """Steps for each pixel of the image, on average, that are walked at most to settle contradictions."""
 
@@ -141,10 +150,11 @@ def _follow(field: Field, threshold: float, rows: _Rows) -> Labels:
 
 def _ends(flow: NDArray[np.float32], foreground: Mask, steps: int, rows: _Rows) -> NDArray[np.int32]:
     """Return the pixel (y W + x) that each foreground pixel ends on, -1 elsewhere; ``steps`` is a power of two."""
-    way = np.empty_like(flow)
+    way, rests = np.empty_like(flow), np.zeros_like(foreground)
     rows.map(lambda first, last: _two_steps(flow, foreground, way, first, last))
+    rows.map(lambda first, last: _find_rests(flow, foreground, rests, first, last))
     for _ in range(steps.bit_length() - 2):
-        way = _squared(way, foreground, rows)
+        way = _squared(way, flow, foreground, rests, rows)
     ends = np.empty(foreground.shape, np.int32)
     rows.map(lambda first, last: _arrive(flow, way, foreground, ends, first, last))
     return ends
@@ -161,10 +171,10 @@ def _centres(ends: NDArray[np.int32]) -> NDArray[np.int32]:
     return np.ascontiguousarray(_grown(count, peaks)[REACH:-REACH, REACH:-REACH])
 
 
-def _squared(way: Way, foreground: Mask, rows: _Rows) -> Way:
+def _squared(way: Way, flow: NDArray[np.float32], foreground: Mask, rests: Mask, rows: _Rows) -> Way:
     """Return where a way leads and the same way on from there."""
     squared = np.empty_like(way)
-    rows.map(lambda first, last: _square(way, foreground, squared, first, last))
+    rows.map(lambda first, last: _square(way, flow, foreground, rests, squared, first, last))
     return squared
 
 
@@ -250,16 +260,54 @@ def _first_step(flow, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, AN
 
 
 @njit(cache=True, nogil=True)
-def _square(way, foreground, squared, first, last):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _find_rests(flow, foreground, rests, first, last):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Mark the pixels (top left of four) between which a path comes to rest.
+
+    Beside a border such a place may lie nearer to pixels whose ways lead to the neighbour than to its crystal's own.
+    """
+    for y in range(first, min(last, foreground.shape[0] - 1)):
+        for x in range(foreground.shape[1] - 1):
+            if foreground[y, x] and _may_rest(flow, y, x):
+                now_y, now_x = np.float32(y) + np.float32(0.5), np.float32(x) + np.float32(0.5)
+                before_y, before_x = now_y, now_x
+                for _ in range(REST_STEPS):
+                    before_y, before_x = now_y, now_x
+                    now_y, now_x = _step(flow, now_y, now_x)
+                    if now_y == before_y and now_x == before_x:
+                        break
+                if max(abs(now_y - before_y), abs(now_x - before_x)) < RESTING:
+                    rests[int(now_y), int(now_x)] = True
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _may_rest(flow, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return whether the flow of the four pixels from (y, x) on can be zero between them."""
+    for axis in range(2):
+        a, b, c, d = flow[y, x, axis], flow[y, x + 1, axis], flow[y + 1, x, axis], flow[y + 1, x + 1, axis]
+        if max(max(a, b), max(c, d)) < 0 or min(min(a, b), min(c, d)) > 0:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _square(way, flow, foreground, rests, squared, first, last):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     bottom, right = np.float32(foreground.shape[0] - 1), np.float32(foreground.shape[1] - 1)
     for y in range(first, last):
         for x in range(foreground.shape[1]):
             dy, dx = way[y, x, 0], way[y, x, 1]
             if foreground[y, x]:
-                more_y, more_x = _way_from(way, np.float32(y) + dy, np.float32(x) + dx)
-                dy = min(bottom - np.float32(y), max(-np.float32(y), dy + more_y))
-                dx = min(right - np.float32(x), max(-np.float32(x), dx + more_x))
+                to_y, to_x = np.float32(y) + dy, np.float32(x) + dx
+                if not (rests[int(to_y), int(to_x)] and _is_slow(flow, to_y, to_x)):
+                    more_y, more_x = _way_from(way, to_y, to_x)
+                    dy = min(bottom - np.float32(y), max(-np.float32(y), dy + more_y))
+                    dx = min(right - np.float32(x), max(-np.float32(x), dx + more_x))
             squared[y, x, 0], squared[y, x, 1] = dy, dx
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _is_slow(flow, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    to_y, to_x = _step(flow, y, x)
+    return abs(to_y - y) < SLOW and abs(to_x - x) < SLOW
 
 
 @njit(cache=True, nogil=True, inline="always")

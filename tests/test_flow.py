@@ -179,6 +179,15 @@ def test_oracle_on_parts_of_iron(sample: Sample) -> None:
     assert oracle(np.ascontiguousarray(sample.label[:300, :300]), LENIENT) >= 0.99
 
 
+@pytest.mark.parametrize("name", ["tr_22-512-0", "tr_29-256-0"])
+def test_paths_that_rest_beside_a_border_stay_there(decode: Decode, name: str) -> None:
+    """Their crystals were one with the neighbour when paths were joined without regard to where these rest."""
+    labels = next((sample.label for sample in real_samples("tbm") if sample.name == name), None)
+    if labels is None:
+        pytest.skip("needs shared/data/tbm")
+    assert evaluate(labels, decode(truth_field(labels), LENIENT, "cpu")).pq > 0.997
+
+
 @pytest.mark.parametrize("index", range(6))
 def test_oracle_on_demo(index: int) -> None:
     assert oracle(draw_micrograph(read_recipe("demo"), index).label, LENIENT) >= 0.99
