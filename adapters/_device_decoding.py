@@ -30,11 +30,8 @@ from ._flow import FlowDecode
 if TYPE_CHECKING:
     from ._flow import RawField
 
-WALKED = 32
-"""Steps that pixels beside a border walk, away from it, before their label is looked up."""
-
-ROUNDS = 8
-"""How often pixels that contradict where they lead walk at most."""
+LOOK_EVERY = 32
+"""Steps after which walking paths are looked at: where all have arrived, the walk ends."""
 
 
 @torch.inference_mode()
@@ -76,19 +73,9 @@ class Paths:
     def labels(self) -> Tensor:
         """Return H x W int32: what ends in the same place."""
         labels = torch.zeros(self.height * self.width, dtype=torch.int32, device=self.flow.device)
-        if not self.pixels.numel():
-            return labels.view(self.height, self.width)
-        ends = self._ends(flow_steps(self.foreground.cpu().numpy()))
-        centres = self._centres(ends)
-        labels[self.pixels] = centres[ends]
-        for _ in range(ROUNDS):
-            suspects = self._contradictions(labels)
-            before = labels[self.pixels[suspects]]
-            found = self._walk(self.start[:, suspects], labels, centres)
-            found = torch.where(found > 0, found, before)
-            if torch.equal(found, before):
-                break
-            labels[self.pixels[suspects]] = found
+        if self.pixels.numel():
+            ends = self._ends(flow_steps(self.foreground.cpu().numpy()))
+            labels[self.pixels] = self._centres(ends)[ends]
         return labels.view(self.height, self.width)
 
     def _ends(self, steps: int) -> Tensor:
@@ -97,10 +84,28 @@ class Paths:
         rests = self._rests()
         for _ in range(steps.bit_length() - 2):
             way = self._squared(way, rests)
-        now = before = self.start + way[:, self.pixels]
-        for _ in range(LAST_STEPS):
-            before, now = now, self._step(now)
-        return self._pixel((before + now) / 2)
+        places = self.start + way[:, self.pixels]
+        walks = places.isnan().any(0) | self._parts_from_next(way, places)
+        ends = torch.empty_like(self.pixels)
+        ends[~walks] = self._walk(places[:, ~walks], LAST_STEPS)
+        ends[walks] = self._walk(self._step(self.start[:, walks]), steps - 1)
+        return ends
+
+    def _parts_from_next(self, way: Tensor, places: Tensor) -> Tensor:
+        """Return which of the N pixels step between such as end elsewhere, N bool."""
+        corners = self._corners(self._step(self.start))[0]
+        ends = torch.stack([corners // self.width, corners % self.width]) + way[:, corners]
+        apart = ((ends - places[:, None]).abs() > TOGETHER).any(0)
+        return (apart & self.foreground.flatten()[corners]).any(0)
+
+    def _walk(self, places: Tensor, steps: int) -> Tensor:
+        """Return the pixel (y W + x) of where so many steps lead: the middle of the last two places."""
+        now = last = before = places
+        for step in range(steps):
+            before, last, now = last, now, self._step(now)
+            if step % LOOK_EVERY == LOOK_EVERY - 1 and torch.equal(now, before):
+                break
+        return self._pixel((last + now) / 2)
 
     def _rests(self) -> Tensor:
         """Return H W bool: the pixels between which, and the next three, a path comes to rest."""
@@ -115,15 +120,15 @@ class Paths:
 
     def _squared(self, way: Tensor, rests: Tensor) -> Tensor:
         """Return where a way leads and the same way on from there; what rests stays."""
-        places = self.start + way[:, self.pixels]
+        known = ~way[0, self.pixels].isnan()
+        places = self.start + torch.where(known, way[:, self.pixels], 0)
         corners, fraction = self._corners(places)
         slow = (_between(self.flow[:, corners], fraction).abs() < SLOW).all(0)
         ways = way[:, corners]
         spread = (ways.amax(1) - ways.amin(1)).amax(0)
-        nearest = 2 * (fraction[0] >= 0.5).long() + (fraction[1] >= 0.5)
-        near = ways.gather(1, nearest.expand(2, 1, -1))[:, 0]
-        more = torch.where(spread < TOGETHER, _between(ways, fraction), near)
-        return self._way(self._within(places + torch.where(rests[corners[0]] & slow, 0, more)))
+        more = torch.where(spread > TOGETHER, torch.nan, _between(ways, fraction))
+        places = self._within(places + torch.where(rests[corners[0]] & slow, 0, more))
+        return self._way(torch.where(known, places, torch.nan))
 
     def _step(self, places: Tensor) -> Tensor:
         corners, fraction = self._corners(places)
@@ -167,18 +172,6 @@ class Paths:
         places = (rows * numbers.shape[1] + columns).flatten()
         numbers.view(-1).scatter_reduce_(0, places, ranks.flatten(), "amax")
         return numbers[REACH:-REACH, REACH:-REACH].flatten().int()
-
-    def _contradictions(self, labels: Tensor) -> Tensor:
-        """Return which of the N pixels lead to another crystal, or from none to one."""
-        around = labels[self._corners(self._step(self.start))[0]]
-        return ((around > 0) & (around != labels[self.pixels])).any(0).nonzero()[:, 0]
-
-    def _walk(self, places: Tensor, labels: Tensor, centres: Tensor) -> Tensor:
-        """Return the label of where paths are after some steps."""
-        for _ in range(WALKED):
-            places = self._step(places)
-        centre = centres[self._pixel(places)]
-        return torch.where(centre > 0, centre, labels[self._pixel(self._within(places + 0.5))])
 
 
 def _between(values: Tensor, fraction: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 Cellpose moves each foreground pixel along the flow for hundreds of steps, and calls a crystal what ends in one place
 (Stringer et al. 2021, Methods). Here paths are joined: where one leads in 2k steps is where it leads in k steps from
-where it leads in k steps, so that ten lookups do the work of a thousand steps. A lookup rounds to a pixel, and beside a
-border that may be the neighbour's; such pixels are found by what they contradict, their next step, and walk exactly.
+where it leads in k steps, so that ten lookups do the work of a thousand steps. Paths end between pixels, and beside a
+border the ways on from there part; what comes by such a place walks all steps.
 """
 
 from __future__ import annotations
@@ -31,15 +31,16 @@ if TYPE_CHECKING:
 Mask = NDArray[np.bool_]
 
 Way = NDArray[np.float32]
-"""H x W x 2 (dy, dx): how far each pixel gets in some number of steps, in pixels."""
+"""H x W x 2 (dy, dx): how far each pixel gets in some number of steps, in pixels; not a number where it must walk."""
 
 _Found = TypeVar("_Found")
 
 LEAST_STEPS = 200
 """Cellpose's number of steps of 1 px."""
 
-TOGETHER = 5.0
-"""Pixels; ways of neighbours that differ by less are taken to lead to one place."""
+TOGETHER = 2.0
+"""Pixels; ways of neighbours that differ by no more are taken to lead to one place. (At a crystal's centre, where all
+paths from around end, they differ by 1.)"""
 
 LAST_STEPS = 2
 """Steps that are walked on top at the end of a path, not looked up."""
@@ -52,9 +53,6 @@ RESTING = 1e-3
 
 SLOW = 0.3
 """Pixels; what moves less in a step, within a pixel of a place of rest, goes nowhere else."""
-
-MOST_WALKED = 32
-"""Steps for each pixel of the image, on average, that are walked at most to settle contradictions."""
 
 LEAST_PEAK = 10
 """Pixels that must end in more than this number on one pixel, for it to be a crystal's centre; Cellpose's."""
@@ -143,8 +141,6 @@ def _follow(field: Field, threshold: float, rows: _Rows) -> Labels:
     centres = _centres(ends)
     labels = np.empty(shape, np.int32)
     rows.map(lambda first, last: _look_up(ends, centres, labels, first, last))
-    suspects = np.concatenate(rows.map(lambda first, last: _contradictions(flow, foreground, labels, first, last)))
-    _settle(flow, foreground, labels, centres, suspects, steps)
     return labels
 
 
@@ -156,7 +152,7 @@ def _ends(flow: NDArray[np.float32], foreground: Mask, steps: int, rows: _Rows) 
     for _ in range(steps.bit_length() - 2):
         way = _squared(way, flow, foreground, rests, rows)
     ends = np.empty(foreground.shape, np.int32)
-    rows.map(lambda first, last: _arrive(flow, way, foreground, ends, first, last))
+    rows.map(lambda first, last: _arrive(flow, way, foreground, ends, steps, first, last))
     return ends
 
 
@@ -295,12 +291,14 @@ def _square(way, flow, foreground, rests, squared, first, last):  # type: ignore
     for y in range(first, last):
         for x in range(foreground.shape[1]):
             dy, dx = way[y, x, 0], way[y, x, 1]
-            if foreground[y, x]:
+            if foreground[y, x] and not np.isnan(dy):
                 to_y, to_x = np.float32(y) + dy, np.float32(x) + dx
                 if not (rests[int(to_y), int(to_x)] and _is_slow(flow, to_y, to_x)):
                     more_y, more_x = _way_from(way, to_y, to_x)
-                    dy = min(bottom - np.float32(y), max(-np.float32(y), dy + more_y))
-                    dx = min(right - np.float32(x), max(-np.float32(x), dx + more_x))
+                    dy, dx = dy + more_y, dx + more_x
+                    if not np.isnan(dy):
+                        dy = min(bottom - np.float32(y), max(-np.float32(y), dy))
+                        dx = min(right - np.float32(x), max(-np.float32(x), dx))
             squared[y, x, 0], squared[y, x, 1] = dy, dx
 
 
@@ -312,7 +310,7 @@ def _is_slow(flow, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
 
 @njit(cache=True, nogil=True, inline="always")
 def _way_from(way, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return the way from (y, x): between pixels whose ways run together what lies between, else the nearest's."""
+    """Return the way from (y, x), between those of the four pixels around it, if these run together."""
     top, left = int(y), int(x)
     below, beside = min(way.shape[0] - 1, top + 1), min(way.shape[1] - 1, left + 1)
     down, across = y - np.float32(top), x - np.float32(left)
@@ -320,31 +318,53 @@ def _way_from(way, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
     a_x, b_x, c_x, d_x = way[top, left, 1], way[top, beside, 1], way[below, left, 1], way[below, beside, 1]
     spread_y = max(max(a_y, b_y), max(c_y, d_y)) - min(min(a_y, b_y), min(c_y, d_y))
     spread_x = max(max(a_x, b_x), max(c_x, d_x)) - min(min(a_x, b_x), min(c_x, d_x))
-    if max(spread_y, spread_x) < TOGETHER:
-        up, back = np.float32(1) - down, np.float32(1) - across
-        a, b, c, d = up * back, up * across, down * back, down * across
-        return a_y * a + b_y * b + c_y * c + d_y * d, a_x * a + b_x * b + c_x * c + d_x * d
-    half = np.float32(0.5)
-    if down < half:
-        return (a_y, a_x) if across < half else (b_y, b_x)
-    return (c_y, c_x) if across < half else (d_y, d_x)
+    if max(spread_y, spread_x) > TOGETHER:
+        return np.float32(np.nan), np.float32(np.nan)
+    up, back = np.float32(1) - down, np.float32(1) - across
+    a, b, c, d = up * back, up * across, down * back, down * across
+    return a_y * a + b_y * b + c_y * c + d_y * d, a_x * a + b_x * b + c_x * c + d_x * d
 
 
 @njit(cache=True, nogil=True)
-def _arrive(flow, way, foreground, ends, first, last):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Walk the last steps; the end is the middle of the last two places, as paths swing about a centre."""
-    half = np.float32(0.5)
+def _arrive(flow, way, foreground, ends, steps, first, last):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Walk the last steps, or all where the way is not known or not that of the next step."""
     for y in range(first, last):
         for x in range(foreground.shape[1]):
             ends[y, x] = -1
             if foreground[y, x]:
-                now_y, now_x = np.float32(y) + way[y, x, 0], np.float32(x) + way[y, x, 1]
-                before_y, before_x = now_y, now_x
-                for _ in range(LAST_STEPS):
-                    before_y, before_x = now_y, now_x
-                    now_y, now_x = _step(flow, now_y, now_x)
-                end_y, end_x = int((before_y + now_y) * half), int((before_x + now_x) * half)
-                ends[y, x] = end_y * foreground.shape[1] + end_x
+                end_y, end_x = np.float32(y) + way[y, x, 0], np.float32(x) + way[y, x, 1]
+                if np.isnan(end_y) or _parts_from_next(flow, way, foreground, y, x, end_y, end_x):
+                    end_y, end_x = _walk(flow, *_first_step(flow, y, x), steps - 1)
+                else:
+                    end_y, end_x = _walk(flow, end_y, end_x, LAST_STEPS)
+                ends[y, x] = int(end_y) * foreground.shape[1] + int(end_x)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _parts_from_next(flow, way, foreground, y, x, end_y, end_x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return whether one of the pixels that a pixel steps between ends elsewhere."""
+    to_y, to_x = _first_step(flow, y, x)
+    for row in range(int(to_y), min(int(to_y) + 2, foreground.shape[0])):
+        for column in range(int(to_x), min(int(to_x) + 2, foreground.shape[1])):
+            apart_y = abs(np.float32(row) + way[row, column, 0] - end_y)
+            apart_x = abs(np.float32(column) + way[row, column, 1] - end_x)
+            if foreground[row, column] and (apart_y > TOGETHER or apart_x > TOGETHER):
+                return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _walk(flow, y, x, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return where some steps lead: the middle of the last two places, as paths swing about a centre."""
+    half = np.float32(0.5)
+    last_y, last_x = np.float32(-1), np.float32(-1)
+    for _ in range(steps):
+        before_y, before_x = last_y, last_x
+        last_y, last_x = y, x
+        y, x = _step(flow, y, x)
+        if y == before_y and x == before_x:
+            break
+    return (last_y + y) * half, (last_x + x) * half
 
 
 @njit(cache=True, nogil=True)
@@ -409,74 +429,6 @@ def _look_up(ends, centres, labels, first, last):  # type: ignore[no-untyped-def
         for x in range(width):
             end = ends[y, x]
             labels[y, x] = centres[end // width, end % width] if end >= 0 else 0
-
-
-@njit(cache=True, nogil=True)
-def _contradictions(flow, foreground, labels, first, last):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return the pixels (y W + x) whose next step leads to another crystal, or from none to one."""
-    bottom, right = labels.shape[0] - 1, labels.shape[1] - 1
-    found = np.empty((last - first) * labels.shape[1], np.int64)
-    count = 0
-    for y in range(first, last):
-        for x in range(labels.shape[1]):
-            if not foreground[y, x]:
-                continue
-            to_y, to_x = _first_step(flow, y, x)
-            top, left = int(to_y), int(to_x)
-            below, beside = min(bottom, top + 1), min(right, left + 1)
-            label, a, b = labels[y, x], labels[top, left], labels[top, beside]
-            c, d = labels[below, left], labels[below, beside]
-            # A crystal that leads to nothing may be one: the pixels where paths end rarely have a path of their own.
-            if (a and a != label) or (b and b != label) or (c and c != label) or (d and d != label):
-                found[count] = y * labels.shape[1] + x
-                count += 1
-    return found[:count]
-
-
-@njit(cache=True, nogil=True)
-def _settle(flow, foreground, labels, centres, suspects, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Have suspects walk all their steps; what changes makes suspects of the pixels that may step there.
-
-    One after the other, so that the result does not depend on the number of threads. A queue that holds each pixel
-    once.
-    """
-    height, width = labels.shape
-    queue, queued = np.empty(labels.size, np.int64), np.zeros(labels.shape, np.bool_)
-    queue[: suspects.size] = suspects
-    for suspect in suspects:
-        queued[suspect // width, suspect % width] = True
-    visits = walked = 0
-    waiting = suspects.size
-    while waiting and walked < MOST_WALKED * labels.size:
-        pixel = queue[visits % queue.size]
-        y, x = pixel // width, pixel % width
-        queued[y, x] = False
-        visits, waiting = visits + 1, waiting - 1
-        label, taken = _walk(flow, centres, y, x, steps)
-        walked += taken
-        # A path that ends beside all centres says nothing; it must not take a crystal's label from it.
-        if label == 0 or label == labels[y, x]:
-            continue
-        labels[y, x] = label
-        for row in range(max(0, y - 2), min(height, y + 3)):
-            for column in range(max(0, x - 2), min(width, x + 3)):
-                other = labels[row, column]
-                if foreground[row, column] and other and other != label and not queued[row, column]:
-                    queued[row, column] = True
-                    queue[(visits + waiting) % queue.size] = row * width + column
-                    waiting += 1
-
-
-@njit(cache=True, nogil=True)
-def _walk(flow, centres, y, x, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return the crystal that a pixel's path ends in, and how many steps it took."""
-    now_y, now_x = _first_step(flow, y, x)
-    for taken in range(1, steps):
-        before_y, before_x = now_y, now_x
-        now_y, now_x = _step(flow, now_y, now_x)
-        if now_y == before_y and now_x == before_x:
-            return centres[int(now_y), int(now_x)], taken
-    return centres[int(now_y), int(now_x)], steps
 
 
 @njit(cache=True, nogil=True)

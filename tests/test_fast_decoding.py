@@ -35,6 +35,16 @@ def test_masks_are_those_of_cellpose(parameters: _flow.FlowDecode, amount: float
         assert evaluate(reference, decode(field, parameters, "cpu")).pq >= 0.999
 
 
+@pytest.mark.parametrize("amount", [2.0, 4.0])
+def test_both_kinds_of_it_do_the_same_where_paths_part(amount: float) -> None:
+    field = noisy(truth_field(mosaic(150, 130, 30)), amount)
+    fast, device = (
+        decode(field, LENIENT, "cpu") for decode in (_fast_decoding.decode_fast, _device_decoding.decode_on_device)
+    )
+    assert evaluate(fast, device).pq >= 0.999
+    assert evaluate(_decoding.decode_reference(field, LENIENT, "cpu"), fast).pq >= 0.97
+
+
 def test_labels_do_not_depend_on_the_number_of_threads() -> None:
     field = noisy(truth_field(mosaic(150, 130, 30)), 2.0)
     before = numba.get_num_threads()
