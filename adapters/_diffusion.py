@@ -24,6 +24,12 @@ SMALLEST = 1e-290
 FRONT = 1.2
 """Steps at a reduced scale, in height + width: enough that heat reaches every cell."""
 
+LATER = 1.2
+"""Times the steps that are as long a time at a reduced scale as at full scale: found to come nearest to full scale."""
+
+SMALLEST_REDUCED = np.float32(1e-36)
+"""The same of single precision, which is enough at a reduced scale."""
+
 
 @njit(cache=True, nogil=True)
 def measure(labels, count):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
@@ -99,11 +105,17 @@ def stencil_of(labels, label, one, centre, factor):  # type: ignore[no-untyped-d
     """
     top, bottom, left, right = one[0], one[1], one[2], one[3]
     share = np.zeros((-(-(bottom - top) // factor) + 2, -(-(right - left) // factor) + 2))
-    for y in range(top, bottom):
-        row = (y - top) // factor + 1
-        for x in range(left, right):
-            if labels[y, x] == label:
-                share[row, (x - left) // factor + 1] += 1.0
+    column = np.empty(factor * (share.shape[1] - 2), np.int32)
+    for row in range(len(share) - 2):
+        # Pixels of a column first, without an index that the compiler cannot vectorise.
+        column[:] = 0
+        for y in range(top + row * factor, min(bottom, top + (row + 1) * factor)):
+            line = labels[y, left:right]
+            for x in range(line.size):
+                column[x] += np.int32(line[x] == label)
+        for cell in range(share.shape[1] - 2):
+            for x in range(cell * factor, (cell + 1) * factor):
+                share[row + 1, cell + 1] += column[x]
     steps = 2 * (bottom - top + right - left + 4)
     if factor > 1:
         share = np.sqrt(share) / factor
@@ -140,7 +152,7 @@ def spread(share, centre_y, centre_x, steps, pinches):  # type: ignore[no-untype
     No heat passes the ``pinches`` (see :func:`pinches_of`; there may be none).
     """
     if share.size <= SMALL:
-        return _spread_small(share, centre_y, centre_x, steps, pinches)
+        return _spread_small(share, centre_y, centre_x, steps, pinches, SMALLEST)
     height = len(share)
     rows, spans = _rows_for(share, centre_y, centre_x, 1), _spans_of(share)
     for done in range(0, steps, DEPTH):
@@ -149,10 +161,12 @@ def spread(share, centre_y, centre_x, steps, pinches):  # type: ignore[no-untype
 
 
 @njit(cache=True, nogil=True)
-def _spread_small(share, centre_y, centre_x, steps, pinches):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _spread_small(share, centre_y, centre_x, steps, pinches, smallest):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """In the precision of ``share`` and ``smallest``."""
     size, width = share.size, share.shape[1]
-    flat, columns = share.ravel(), np.zeros(size)
-    now, then = np.zeros(size), np.zeros(size)
+    flat, columns = share.ravel(), np.zeros(size, share.dtype)
+    now, then = np.zeros(size, share.dtype), np.zeros(size, share.dtype)
+    none = smallest - smallest
     for _ in range(steps):
         now[centre_y * width + centre_x] += 1.0
         # One row of all rows: a pixel's neighbours beyond a row's end are of the margin. Slices, so that the compiler
@@ -165,7 +179,7 @@ def _spread_small(share, centre_y, centre_x, steps, pinches):  # type: ignore[no
         target, part = then[1 : size - 1], flat[1 : size - 1]
         for x in range(target.size):
             value = (first[x] + second[x] + third[x]) * part[x]
-            target[x] = value if value > SMALLEST else 0.0
+            target[x] = value if value > smallest else none
         for y, x, down, along in pinches:
             place = y * width + x
             then[place] = max(0.0, then[place] - now[place + down * width + along] / 9.0)
@@ -287,13 +301,13 @@ def _mend(rows, above, below, target, pinches, y):  # type: ignore[no-untyped-de
 def write_flows(flow, labels, chosen, factors, measures, centres):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Write the flow of the chosen labels, each computed at 1 / its factor of its scale."""
     for label in chosen:
-        one, factor = measures[label], factors[label]
-        share, centre_y, centre_x, steps = stencil_of(labels, label, one, centres[label], factor)
-        pinches = pinches_of(share) if factor == 1 else np.zeros((0, 4), np.int64)
-        heat = spread(share, centre_y, centre_x, steps, pinches)
-        if factor > 1:
-            heat = _enlarge(heat, labels, label, one, factor)
-        write_directions(flow, heat, labels, label, one)
+        one = measures[label]
+        if factors[label] == 1:
+            share, centre_y, centre_x, steps = stencil_of(labels, label, one, centres[label], 1)
+            heat = spread(share, centre_y, centre_x, steps, pinches_of(share))
+            write_directions(flow, heat, labels, label, one)
+        else:
+            _write_reduced(flow, labels, label, one, centres[label], factors[label])
 
 
 @njit(cache=True, nogil=True)
@@ -310,23 +324,101 @@ def write_directions(flow, heat, labels, label, one):  # type: ignore[no-untyped
 
 
 @njit(cache=True, nogil=True)
-def _enlarge(heat, labels, label, one, factor):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return the heat of a label's pixels: bilinear between cells, then one step, which settles it at the border."""
-    share, _, _, _ = stencil_of(labels, label, one, one[:2], 1)
-    height, width = share.shape
-    rows, blend = np.zeros((2 * height + 1, width)), np.empty(heat.shape[1])
+def _write_reduced(flow, labels, label, one, centre, factor):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write the flow of a label, computed at a reduced scale in single precision.
+
+    In double where too little heat comes to some cells, and with more steps until it comes to all, as in a meander.
+    """
+    share, centre_y, centre_x, enough = stencil_of(labels, label, one, centre, factor)
+    single, no_pinches = share.astype(np.float32), np.zeros((0, 4), np.int64)
+    steps = int(LATER * 2 * (one[1] - one[0] + one[3] - one[2] + 4) / (factor * factor)) + 1
+    heat = _spread_small(single, centre_y, centre_x, steps, no_pinches, SMALLEST_REDUCED)
+    if _is_everywhere(heat, single):
+        _write_enlarged(flow, heat, labels, label, one, factor, SMALLEST_REDUCED)
+        return
+    heat_in_double = spread(share, centre_y, centre_x, enough, no_pinches)
+    while enough < share.size and not _is_everywhere(heat_in_double, share):
+        enough *= 2
+        heat_in_double = spread(share, centre_y, centre_x, enough, no_pinches)
+    _write_enlarged(flow, heat_in_double, labels, label, one, factor, SMALLEST)
+
+
+@njit(cache=True, nogil=True)
+def _is_everywhere(heat, share):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    for y in range(len(share)):
+        for x in range(share.shape[1]):
+            if share[y, x] > 0 and heat[y, x] == 0:
+                return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _write_enlarged(flow, heat, labels, label, one, factor, smallest):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Write the directions of a label's heat: bilinear between cells, then one step, which settles it at the border.
+
+    In the precision of ``heat`` and ``smallest``.
+    """
+    top, bottom, left, right = one[0], one[1], one[2], one[3]
+    width = right - left + 2
+    height = bottom - top + 2
+    warm, share = np.zeros((height, width), heat.dtype), np.zeros((height, width), heat.dtype)
+    columns, parts = _between_cells(width, factor, heat.dtype)
+    rows, portions = _between_cells(height, factor, heat.dtype)
+    blend = np.empty(heat.shape[1], heat.dtype)
     for y in range(1, height - 1):
-        place = (y - 0.5) / factor + 0.5
-        row = int(place)
-        weight = place - row
-        for x in range(len(blend)):
-            blend[x] = heat[row, x] * (1 - weight) + heat[row + 1, x] * weight
-        for x in range(1, width - 1):
-            if share[y, x] > 0:
-                place = (x - 0.5) / factor + 0.5
-                column = int(place)
-                part = place - column
-                rows[y, x] = blend[column] * (1 - part) + blend[column + 1] * part
+        upper, lower, portion = heat[rows[y]], heat[rows[y] + np.uintp(1)], portions[y]
+        for x in range(blend.size):
+            blend[x] = upper[x] + (lower[x] - upper[x]) * portion
+        line, here, inside = labels[top + y - 1, left:right], warm[y, 1:-1], share[y, 1:-1]
+        for x in range(here.size):
+            inside[x] = line[x] == label
+        for x in range(here.size):
+            column = columns[x + 1]
+            here[x] = (blend[column] + (blend[column + np.uintp(1)] - blend[column]) * parts[x + 1]) * inside[x]
+    settled = _settle(warm.ravel(), share.ravel(), width).reshape(warm.shape)
+    line_y, line_x = np.empty(right - left, heat.dtype), np.empty(right - left, heat.dtype)
     for y in range(1, height - 1):
-        _row(rows, y - 1, y, y + 1, height + y, 2 * height, share, y, 1, width - 1)
-    return rows[height : 2 * height]
+        above, below = settled[y - 1, 1:-1], settled[y + 1, 1:-1]
+        _directions(above, below, settled[y, :-2], settled[y, 2:], line_y, line_x, smallest)
+        inside = share[y, 1:-1]
+        for x in range(inside.size):
+            if inside[x] > 0:
+                flow[0, top + y - 1, left + x], flow[1, top + y - 1, left + x] = line_y[x], line_x[x]
+
+
+@njit(cache=True, nogil=True)
+def _between_cells(size, factor, dtype):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the cell before each pixel, and how far from its middle to the next one's the pixel lies; with margins."""
+    cells, parts = np.empty(size, np.uintp), np.empty(size, dtype)
+    for pixel in range(size):
+        place = max(0.0, (pixel - 0.5) / factor + 0.5)
+        cells[pixel] = int(place)
+        parts[pixel] = place - cells[pixel]
+    return cells, parts
+
+
+@njit(cache=True, nogil=True)
+def _settle(warm, share, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the sum of 3 x 3 inside; images as one row of all rows, whose margins are zero."""
+    size = warm.size
+    sums, settled = np.zeros(size, warm.dtype), np.zeros(size, warm.dtype)
+    above, here, below = warm[: size - 2 * width], warm[width : size - width], warm[2 * width :]
+    middle = sums[width : size - width]
+    for x in range(middle.size):
+        middle[x] = above[x] + here[x] + below[x]
+    first, second, third = sums[: size - 2], sums[1 : size - 1], sums[2:]
+    target, inside = settled[1 : size - 1], share[1 : size - 1]
+    for x in range(target.size):
+        target[x] = (first[x] + second[x] + third[x]) * inside[x]
+    return settled
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _directions(above, below, before, behind, line_y, line_x, smallest):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Fill in the unit vectors of a row; scaled first, as squares of what is small are none."""
+    for x in range(line_y.size):
+        dy, dx = below[x] - above[x], behind[x] - before[x]
+        largest = max(abs(dy), abs(dx)) + smallest
+        dy, dx = dy / largest, dx / largest
+        length = np.sqrt(dy * dy + dx * dx) + smallest
+        line_y[x], line_x[x] = dy / length, dx / length

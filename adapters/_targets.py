@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.measure import label as connected_components
 
 from . import _diffusion
 
@@ -48,14 +48,14 @@ def flow_targets(
         result does not depend on it.
     exact_length
         In pixels. With 0 all crystals are computed at a reduced scale: the mean error is then
-        0.5 degrees on a crystal of 800 px, 1.4 on crystals of 50 px, and 2.2 where they are of 25 px or ragged.
+        0.6 degrees on a crystal of 800 px, 1.4 on crystals of 50 px, and 2.2 where they are of 25 px or ragged.
 
     Returns
     -------
     2 x H x W float32: (dy, dx), of unit length inside crystals (zero where the heat has no gradient, as in a
     crystal of one pixel, and in pieces under a tenth of their crystal), zero outside.
     """
-    pieces = connected_components(labels, background=0, connectivity=1)
+    pieces = cc3d.connected_components(np.ascontiguousarray(labels), connectivity=4, out_dtype=np.uint32).view(np.int32)
     measures = _diffusion.measure(pieces, int(pieces.max(initial=0)))
     centres = _diffusion.centres_of(pieces, measures, 0)
     lengths = _diffusion.lengths_of(measures)

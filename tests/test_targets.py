@@ -72,6 +72,14 @@ def test_the_reduced_scale_is_near_to_the_full_one(height: int, width: int, crys
     np.testing.assert_allclose(np.hypot(*reduced)[moving], 1, atol=1e-5)
 
 
+def test_heat_comes_to_the_ends_of_a_meander_at_a_reduced_scale_too() -> None:
+    labels = np.ones((200, 80), np.int32)
+    for number, row in enumerate(range(8, 200, 12)):
+        labels[row : row + 4, 8 * (number % 2) : 72 + 8 * (number % 2)] = 0
+    flow = _targets.flow_targets(labels, exact_length=0)
+    assert (np.hypot(*flow) > 0)[labels > 0].mean() > 0.99
+
+
 def test_a_crystal_that_all_threads_share_has_the_flow_of_one_thread() -> None:
     labels = disc(320, 158)
     labels[100, 100:] = 0
@@ -95,7 +103,8 @@ def test_heat_is_the_same_all_at_once_in_sweeps_and_in_bands() -> None:
             banded = _diffusion.spread_in_bands(share, y + 1, x + 1, 203, pinches, pool, 3)
         np.testing.assert_allclose(swept, expected, rtol=1e-6, atol=1e-12)
         np.testing.assert_array_equal(banded, swept)
-        np.testing.assert_array_equal(_diffusion._spread_small(share, y + 1, x + 1, 203, pinches), swept)
+        small = _diffusion._spread_small(share, y + 1, x + 1, 203, pinches, _diffusion.SMALLEST)
+        np.testing.assert_array_equal(small, swept)
 
 
 def by_definition(share: NDArray[np.float64], y: int, x: int, steps: int) -> NDArray[np.float64]:
