@@ -142,6 +142,10 @@ def _add_leaderboard(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     board.add_argument("--data", metavar="NAME", help="one data set alone")
     board.add_argument("--format", choices=("table", "json", "csv", "markdown"), default="table")
     board.add_argument("--out", type=Path, metavar="FILE")
+    board.add_argument(
+        "--significance", action="store_true", help="compare all ranked rows in pairs, as table or json: "
+        "Wilcoxon signed-rank tests with Bonferroni's and Holm's correction, bootstrap intervals"
+    )  # fmt: skip
 
 
 def _add_score(verbs: _Verbs[argparse.ArgumentParser]) -> None:
@@ -309,7 +313,7 @@ def _time(options: argparse.Namespace) -> int:
 def _leaderboard(options: argparse.Namespace) -> int:
     from crystalbench.leaderboard import leaderboard
 
-    text = leaderboard(options.runs, options.data, options.format, options.out)
+    text = leaderboard(options.runs, options.data, options.format, options.out, options.significance)
     if text is not None:
         sys.stdout.write(text)
     return OK

@@ -27,7 +27,7 @@ KEYS = {
     "acs_std", "acs_truth", "acs_truth_std", "mae_acs", "mre_acs", "mre_acs_std", "by_class",
     "parameters", "input_size", "image_rescaling", "multi_scale", "fusion", "latency_s",
     "latency_stages", "latency_reference_s", "device", "precision", "weights", "train_dataset",
-    "control", "key", "warnings",
+    "control", "key", "warnings", "pq_low", "pq_high",
 }
 # fmt: on
 EMPTY = np.zeros((48, 48), np.int32)
@@ -180,6 +180,8 @@ def test_scores_of_one_record_are_those_of_the_label_maps() -> None:
     assert row["pq"] != pytest.approx(row["pq_pooled"], abs=1e-3)
     assert (row["n_images"], row["n_failed"], row["n_undefined"]) == (5, 0, 1)
     assert (row["rank"], row["status"], row["partial"]) == ("1", "ok", False)
+    assert 0 < row["pq_low"] < row["pq"] < row["pq_high"] < 1
+    assert "images" not in row
     assert (row["parameters"], row["weights"], row["seeds"]) == (12_151_238, "random", [0])
 
 
@@ -206,7 +208,7 @@ def test_no_prediction_is_counted_and_has_a_relative_error_of_one() -> None:
     assert (row.n_no_prediction, row.n_undefined) == (4, 1)
 
 
-def test_ranks_follow_pq_share_ties_and_pass_over_controls_partial_and_failed_rows() -> None:
+def test_rows_are_in_the_order_of_pq_and_controls_partial_and_failed_ones_have_no_rank() -> None:
     limited = record(EXACT[:2], method="limited", limit=2, n_planned=2)
     holed = record([EXACT[0], None, *EXACT[2:]], method="holed")
     tied = [record(CLOSE, method=name) for name in ("b", "a")]
@@ -214,10 +216,10 @@ def test_ranks_follow_pq_share_ties_and_pass_over_controls_partial_and_failed_ro
     board = [failed, record(FAR, method="worst"), *tied, control("truth", EXACT), limited, holed]
     ranked = {row.method: row.rank for row in rows([*board, record(EXACT, method="best")])}
     assert list(ranked.items()) == [
-        ("best", "1"),
-        ("a", "2-3"),
-        ("b", "2-3"),
-        ("worst", "4"),
+        ("best", "1-4"),
+        ("a", "1-4"),
+        ("b", "1-4"),
+        ("worst", "1-4"),
         ("holed", None),
         ("limited", None),
         ("broken", None),
@@ -433,7 +435,7 @@ def test_markdown_has_the_figures_of_each_board() -> None:
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
     assert len({len(line) for line in cells[:5]}) == 1
     table = dict(zip(cells[0], zip(*cells[2:5], strict=True), strict=True))
-    assert table["rank"] == ("1", "2", "-")
+    assert table["rank"] == ("1-2", "1-2", "-")
     assert table["method"] == ("Sima", "Cellpose", "Truth")
     pq = expected(range(5), FAR)
     assert table["PQ %"][:2] == ("100.0 ± 0.0", f"{100 * pq['pq']:.1f} ± {100 * pq['pq_std']:.1f}")  # type: ignore[operator]
@@ -461,7 +463,7 @@ def test_hostile_text_stays_in_its_cell_of_a_csv(hostile: list[Record]) -> None:
 def test_hostile_text_stays_in_its_cell_of_markdown(hostile: list[Record]) -> None:
     lines = [line for line in to_markdown(rows(hostile)).splitlines() if line.startswith("|")]
     unescaped = [line.replace("\\|", "").count("|") for line in lines]
-    assert unescaped == [17, 17, 17, 5, 5, 5] * 2
+    assert unescaped == [18, 18, 18, 5, 5, 5] * 2
     assert "<b>" not in "".join(lines).replace("\\<b\\>", "")
 
 

@@ -1,18 +1,23 @@
-"""Records -> rows -> a table, JSON, CSV or Markdown."""
+"""Records -> rows -> a table, JSON, CSV or Markdown, and comparisons of the rows."""
 
 from crystalbench.leaderboard._board import FORMATS, board_text, leaderboard
 from crystalbench.leaderboard._formats import to_csv, to_json, to_markdown
 from crystalbench.leaderboard._latencies import latency_table, ranked_latencies
 from crystalbench.leaderboard._load import load_records
 from crystalbench.leaderboard._rows import ClassScores, Row, Scores, rows
+from crystalbench.leaderboard._significance import Comparison, comparison_table, comparisons, comparisons_json
 from crystalbench.leaderboard._table import to_table
 
 __all__ = [
     "FORMATS",
     "ClassScores",
+    "Comparison",
     "Row",
     "Scores",
     "board_text",
+    "comparison_table",
+    "comparisons",
+    "comparisons_json",
     "latency_table",
     "leaderboard",
     "load_records",

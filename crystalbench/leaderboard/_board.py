@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from crystalbench._console import PAGE_WIDTH, screen
 from crystalbench._exceptions import ConfigurationError, UnknownNameError
@@ -16,6 +16,7 @@ from crystalbench.experiment._record import Record
 from crystalbench.leaderboard._formats import to_csv, to_json, to_markdown
 from crystalbench.leaderboard._load import load_records
 from crystalbench.leaderboard._rows import Row, rows
+from crystalbench.leaderboard._significance import comparison_table, comparisons_json
 from crystalbench.leaderboard._table import to_table
 
 _logger = logging.getLogger("crystalbench")
@@ -27,6 +28,7 @@ def leaderboard(
     data: str | None = None,
     format: str = "table",
     out: Path | None = None,
+    significance: bool = False,
 ) -> str | None:
     """Return the leaderboard of some runs as text, or write it to a file.
 
@@ -40,6 +42,8 @@ def leaderboard(
         ``table``, ``json``, ``csv`` or ``markdown``.
     out
         File to write; nothing is returned then.
+    significance
+        Return the comparisons of the ranked rows, as ``table`` or ``json``, in place of the ranking.
 
     Raises
     ------
@@ -48,18 +52,19 @@ def leaderboard(
     ConfigurationError
         Where there are no records, or a folder of ``runs`` does not exist.
     """
-    if format not in FORMATS:
-        raise UnknownNameError("format", format, FORMATS)
+    table, formats = (comparison_table, _COMPARISONS) if significance else (to_table, FORMATS)
+    if format not in formats:
+        raise UnknownNameError("format of comparisons" if significance else "format", format, formats)
     chosen = rows(_of_data(_records(runs), data))
     if out is None:
-        return _table_text(chosen, screen()) if format == "table" else FORMATS[format](chosen)
-    write_atomic(out, FORMATS[format](chosen).encode())
+        return _text(table(chosen), screen()) if format == "table" else formats[format](chosen)
+    write_atomic(out, formats[format](chosen).encode())
     return None
 
 
 def board_text(records: Sequence[Record]) -> str:
     """Return the leaderboard of ``records`` as a table for the screen."""
-    return _table_text(rows(records), screen())
+    return _text(to_table(rows(records)), screen())
 
 
 def _records(runs: Sequence[Path] | None) -> list[Record]:
@@ -82,19 +87,23 @@ def _of_data(records: Sequence[Record], data: str | None) -> list[Record]:
     return [record for record in records if record.dataset.name == data]
 
 
-def _page(chosen: Sequence[Row]) -> str:
-    return _table_text(chosen, Console(width=PAGE_WIDTH, color_system=None))
+def _page(table: RenderableType) -> str:
+    return _text(table, Console(width=PAGE_WIDTH, color_system=None))
 
 
-def _table_text(chosen: Sequence[Row], console: Console) -> str:
+def _text(table: RenderableType, console: Console) -> str:
     with console.capture() as capture:
-        console.print(to_table(chosen))
+        console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 
 FORMATS: Mapping[str, Callable[[Sequence[Row]], str]] = {
-    "table": _page,
+    "table": lambda chosen: _page(to_table(chosen)),
     "json": to_json,
     "csv": to_csv,
     "markdown": to_markdown,
+}
+_COMPARISONS: Mapping[str, Callable[[Sequence[Row]], str]] = {
+    "table": lambda chosen: _page(comparison_table(chosen)),
+    "json": comparisons_json,
 }

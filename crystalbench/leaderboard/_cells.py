@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import combinations, groupby
 from typing import Literal
 
-from crystalbench.leaderboard._rows import ClassScores, Row
+import numpy as np
+
+from crystalbench.evaluation import can_pass, smallest_p
+from crystalbench.leaderboard._rows import ClassScores, Row, pq_by_image
 
 NOTHING = "-"
 _WARNINGS_SHOWN = 3
@@ -15,11 +18,15 @@ _WARNINGS_SHOWN = 3
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its header, of two lines where that saves width, and how a row's cell is written."""
+    """A column: its header, of two lines where that saves width, and how a row's cell is written.
+
+    ``merit`` is what the best row has most of, where a column has a best.
+    """
 
     header: str
     cell: Callable[[Row], str]
     justify: Literal["left", "right"] = "right"
+    merit: Callable[[Row], float | None] = lambda row: None
 
 
 def plain(text: str) -> str:
@@ -68,6 +75,11 @@ def percent(value: float | None, std: float | None = None) -> str:
     return f"{100 * value:.1f}" if std is None else f"{100 * value:.1f} ± {100 * std:.1f}"
 
 
+def interval(low: float | None, high: float | None) -> str:
+    """Write an interval of fractions in percent."""
+    return NOTHING if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
 def count(value: int | None) -> str:
     """Write a number of parameters as papers do: 12.1M."""
     if not value:
@@ -102,18 +114,24 @@ def _acs(row: Row) -> str:
     return f"{_number(row.acs)} / {_number(row.acs_truth)}"
 
 
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
 RANK = Column("rank", lambda row: row.rank or NOTHING)
 METHOD = Column("method", name, "left")
 INPUT = Column("input\npx", lambda row: str(row.input_size or NOTHING))
 PARAMETERS = Column("params", lambda row: count(row.parameters))
 ACS = Column("ACS / truth\npx", _acs)
-LATENCY = Column("latency s\n(reference)", _latency)
-MAE = Column("MAE ACS\npx", lambda row: _number(row.mae_acs))
+LATENCY = Column("latency s\n(reference)", _latency, merit=lambda row: _negative(row.latency_s))
+PQ_INTERVAL = Column("95 % of\nmean PQ", lambda row: interval(row.pq_low, row.pq_high))
+MAE = Column("MAE ACS\npx", lambda row: _number(row.mae_acs), merit=lambda row: _negative(row.mae_acs))
 SCORES = (
-    Column("PQ %", lambda row: percent(row.pq, row.pq_std)),
-    Column("AJI %", lambda row: percent(row.aji, row.aji_std)),
+    Column("PQ %", lambda row: percent(row.pq, row.pq_std), merit=lambda row: row.pq),
+    PQ_INTERVAL,
+    Column("AJI %", lambda row: percent(row.aji, row.aji_std), merit=lambda row: row.aji),
     MAE,
-    Column("MRE ACS\n%", lambda row: percent(row.mre_acs, row.mre_acs_std)),
+    Column("MRE ACS\n%", lambda row: percent(row.mre_acs, row.mre_acs_std), merit=lambda row: _negative(row.mre_acs)),
     ACS,
 )
 MODEL = (PARAMETERS, INPUT, LATENCY)
@@ -155,14 +173,41 @@ def statement(board: Sequence[Row]) -> str:
 def reading(board: Sequence[Row]) -> str:
     """Return how the figures of a board are to be read."""
     told = [
-        "Mean ± standard deviation over test images, seeds averaged per image first; ranked by PQ.",
+        "Mean ± standard deviation over test images, seeds averaged per image first; in brackets the 95 % bootstrap",
+        "interval of the mean, images resampled by group.",
+        *_ranking(board),
         "Controls, partial and failed rows are not ranked. Undefined: the truth has no crystal.",
     ]
     if any(row.weights == "random" for row in board):
         told.append("Random weights: trained from scratch, not fine-tuned.")
-    if len({row.latency_conditions for row in board if row.latency_s is not None}) > 1:
+    if not comparable_latencies(board):
         told.append("Latencies of different machines or protocols are not comparable: see latency_conditions in JSON.")
     return " ".join(told)
+
+
+def comparable_latencies(board: Sequence[Row]) -> bool:
+    """Say whether all latencies of a board were measured on one machine by one protocol."""
+    return len({row.latency_conditions for row in board if row.latency_s is not None}) <= 1
+
+
+def _ranking(board: Sequence[Row]) -> list[str]:
+    """Say what the ranks are, and where no test can tell apart any two of them."""
+    defined = ~np.isnan(pq_by_image([row for row in board if row.rank]))
+    pairs = list(combinations(defined, 2))
+    if not pairs:
+        return ["Ranked by PQ."]
+    n = max(int((a & b).sum()) for a, b in pairs)
+    return [
+        "Ranked by PQ; a rank spans all methods from which this one is not told apart (two-sided Wilcoxon signed-rank",
+        f"test over images at the level 0.05, Holm's correction for {len(pairs)} comparisons).",
+        *([] if can_pass(n, len(pairs)) else [too_few(n, len(pairs))]),
+    ]
+
+
+def too_few(n: int, comparisons: int) -> str:
+    """Say that no difference on ``n`` images can be significant after correction for so many comparisons."""
+    smallest = f"no p is below {smallest_p(n):.2g} with n = {n}"
+    return f"Too few images for any test to pass: {smallest}, before correction for {comparisons} comparisons."
 
 
 def remarks(board: Sequence[Row]) -> list[str]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
+from math import nan
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from crystalbench._files import canonical_json
 from crystalbench.config import flatten
-from crystalbench.evaluation import ImageScores
+from crystalbench.evaluation import ImageScores, compare_all, mean_interval, rank_intervals
 from crystalbench.evaluation._scores import nan_to_none, panoptic_quality
 from crystalbench.evaluation._summary import mean_and_std
 from crystalbench.experiment._record import Latency, Record
@@ -70,11 +73,19 @@ class ClassScores(Scores):
     n: int
 
 
+class ImagePQ(NamedTuple):
+    """PQ of one image, the mean over seeds and NaN where it is undefined, and the group of the image."""
+
+    pq: float
+    group: str
+
+
 class Row(Scores):
     """One line of the leaderboard.
 
-    ``rank`` is "2", or "1-2" where rows share their PQ, and null for rows that are not ranked: controls,
-    partial rows and rows whose status is not ok. ``partial`` is true where ``--limit`` was given or images
+    ``rank`` is "2", or "1-3" where tests do not tell the row apart from others (:func:`rank_intervals`), and null
+    for rows that are not ranked: controls, partial rows and rows whose status is not ok. ``pq_low`` and ``pq_high``
+    are the 95 % bootstrap interval of ``pq``, by group. ``partial`` is true where ``--limit`` was given or images
     failed. ``weights`` is where the initial weights come from, null where nothing is trained. ``latency_s``
     is the mean in seconds, ``latency_reference_s`` that with the post-processing of the method's own library, and
     ``latency_conditions`` machine, threads and protocol; null where those of the seeds differ. ``changes`` are
@@ -95,6 +106,8 @@ class Row(Scores):
     status: str
     error: dict[str, Any] | None
     rank: str | None = None
+    pq_low: float | None
+    pq_high: float | None
     control: bool
     by_class: dict[str, ClassScores]
     parameters: int | None
@@ -120,6 +133,7 @@ class Row(Scores):
     class_px: int
     key: list[str]
     warnings: list[str]
+    images: dict[str, ImagePQ] = Field(exclude=True, repr=False)
 
     @property
     def board(self) -> tuple[str | int, ...]:
@@ -210,7 +224,10 @@ def _row(group: Sequence[Record], pixels: Mapping[_ImageName, set[str]]) -> Row:
     seeds, surplus = _newest_per_seed(group)
     newest = max(seeds, key=finished_at)
     worst = max(seeds, key=lambda record: _SEVERITY.index(record.status))
-    images = _scored_images(seeds)
+    scored = _scored_images(seeds)
+    images = list(scored.values())
+    image_pq = _image_pq(seeds, scored)
+    low, high = mean_interval([image.pq for image in image_pq.values()], [image.group for image in image_pq.values()])
     n_images = max(record.n_planned for record in seeds)
     n_failed = n_images - sum(len(scores) == len(seeds) for _, scores in images)
     info = newest.info
@@ -234,6 +251,9 @@ def _row(group: Sequence[Record], pixels: Mapping[_ImageName, set[str]]) -> Row:
         error=worst.error.model_dump() if worst.error else None,
         control=info.control,
         **_scores([scores for _, scores in images]),
+        pq_low=nan_to_none(low),
+        pq_high=nan_to_none(high),
+        images=image_pq,
         by_class=_by_class(images),
         parameters=info.parameters,
         input_size=info.input_size,
@@ -311,15 +331,21 @@ def _conditions(seeds: Sequence[Record]) -> set[str]:
     }
 
 
-def _scored_images(seeds: Sequence[Record]) -> list[_Scored]:
-    """Return difficulty class and the scores of all seeds, for each image that has any."""
+def _scored_images(seeds: Sequence[Record]) -> dict[str, _Scored]:
+    """Return difficulty class and the scores of all seeds, for each image that has any, by name."""
     found: dict[str, _Scored] = {}
     for record in seeds:
         for image in record.images:
             if image.status == "ok" and image.scores is not None:
                 _, scores = found.setdefault(image.image, (image.difficulty, []))
                 scores.append(ImageScores.from_row(image.scores))
-    return [found[name] for name in sorted(found)]
+    return {name: found[name] for name in sorted(found)}
+
+
+def _image_pq(seeds: Sequence[Record], scored: Mapping[str, _Scored]) -> dict[str, ImagePQ]:
+    groups = {image.image: image.group for record in seeds for image in record.images}
+    means = _seed_means([scores for _, scores in scored.values()], "pq")
+    return {name: ImagePQ(pq, groups[name]) for name, pq in zip(scored, means, strict=True)}
 
 
 def _by_class(images: Sequence[_Scored]) -> dict[str, ClassScores]:
@@ -349,10 +375,18 @@ def _seed_means(images: Iterable[Sequence[ImageScores]], field: str) -> Iterator
 def _ranked(plain: Sequence[Row]) -> Iterator[Row]:
     for _, found in groupby(sorted(plain, key=lambda row: row.board), key=lambda row: row.board):
         board = list(found)
-        order = sorted((_pq(row) for row in board if _is_ranked(row)), reverse=True)
-        for row in board:
-            rank = _rank(_pq(row), order) if _is_ranked(row) else None
-            yield row.model_copy(update={"rank": rank})
+        ranked = sorted((row for row in board if _is_ranked(row)), key=_pq, reverse=True)
+        yield from (row for row in board if not _is_ranked(row))
+        intervals = rank_intervals(compare_all(pq_by_image(ranked)), len(ranked))
+        for row, (first, last) in zip(ranked, intervals, strict=True):
+            yield row.model_copy(update={"rank": str(first) if first == last else f"{first}-{last}"})
+
+
+def pq_by_image(rows: Sequence[Row]) -> NDArray[np.float64]:
+    """Return PQ of shape (rows, images), over the images that any row has; NaN where one has none."""
+    names = sorted({name for row in rows for name in row.images})
+    none = ImagePQ(nan, "")
+    return np.array([[row.images.get(name, none).pq for name in names] for row in rows])
 
 
 def _is_ranked(row: Row) -> bool:
@@ -362,11 +396,6 @@ def _is_ranked(row: Row) -> bool:
 def _pq(row: Row) -> float:
     """Return the PQ to sort by; a row without one comes last."""
     return row.pq or 0.0
-
-
-def _rank(pq: float, order: Sequence[float]) -> str:
-    first, ties = order.index(pq) + 1, order.count(pq)
-    return str(first) if ties == 1 else f"{first}-{first + ties - 1}"
 
 
 def _told_apart(ranked: Iterable[Row]) -> Iterator[Row]:

@@ -18,7 +18,7 @@ from crystalbench.leaderboard._rows import Row
 
 _Layout = tuple[list[Column], list[Column]]
 _MIDDLE = (*_cells.SCORES, *_cells.MODEL)
-_DROPPED_FIRST = (_cells.INPUT, _cells.PARAMETERS, _cells.ACS, _cells.LATENCY, _cells.MAE)
+_DROPPED_FIRST = (_cells.INPUT, _cells.PARAMETERS, _cells.ACS, _cells.PQ_INTERVAL, _cells.LATENCY, _cells.MAE)
 
 
 def to_table(rows: Sequence[Row]) -> Group:
