@@ -140,7 +140,7 @@ def _add_leaderboard(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     board.set_defaults(verb=_leaderboard)
     board.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="(runs)")
     board.add_argument("--data", metavar="NAME", help="one data set alone")
-    board.add_argument("--format", choices=("table", "json", "csv", "markdown"), default="table")
+    board.add_argument("--format", choices=("table", "json", "csv", "markdown", "latex"), default="table")
     board.add_argument("--out", type=Path, metavar="FILE")
     board.add_argument(
         "--significance", action="store_true", help="compare all ranked rows in pairs, as table or json: "

@@ -539,7 +539,7 @@ def test_the_command_shows_one_data_set(tmp_path: Path) -> None:
         leaderboard([runs], "tbn", "json")
 
 
-@pytest.mark.parametrize("format", ["table", "json", "csv", "markdown"])
+@pytest.mark.parametrize("format", ["table", "json", "csv", "markdown", "latex"])
 def test_the_command_writes_what_it_would_print(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     runs, out = save(tmp_path / "runs", record()), tmp_path / "board" / "out.txt"

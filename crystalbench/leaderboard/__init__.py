@@ -1,8 +1,9 @@
-"""Records -> rows -> a table, JSON, CSV or Markdown, and comparisons of the rows."""
+"""Records -> rows -> a table, JSON, CSV, Markdown or LaTeX, and comparisons of the rows."""
 
 from crystalbench.leaderboard._board import FORMATS, board_text, leaderboard
 from crystalbench.leaderboard._formats import to_csv, to_json, to_markdown
 from crystalbench.leaderboard._latencies import latency_table, ranked_latencies
+from crystalbench.leaderboard._latex import to_latex
 from crystalbench.leaderboard._load import load_records
 from crystalbench.leaderboard._rows import ClassScores, Row, Scores, rows
 from crystalbench.leaderboard._significance import Comparison, comparison_table, comparisons, comparisons_json
@@ -25,6 +26,7 @@ __all__ = [
     "rows",
     "to_csv",
     "to_json",
+    "to_latex",
     "to_markdown",
     "to_table",
 ]

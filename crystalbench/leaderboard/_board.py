@@ -14,6 +14,7 @@ from crystalbench._files import write_atomic
 from crystalbench._paths import data_dir
 from crystalbench.experiment._record import Record
 from crystalbench.leaderboard._formats import to_csv, to_json, to_markdown
+from crystalbench.leaderboard._latex import to_latex
 from crystalbench.leaderboard._load import load_records
 from crystalbench.leaderboard._rows import Row, rows
 from crystalbench.leaderboard._significance import comparison_table, comparisons_json
@@ -39,7 +40,7 @@ def leaderboard(
     data
         Show this data set alone.
     format
-        ``table``, ``json``, ``csv`` or ``markdown``.
+        ``table``, ``json``, ``csv``, ``markdown`` or ``latex``.
     out
         File to write; nothing is returned then.
     significance
@@ -102,6 +103,7 @@ FORMATS: Mapping[str, Callable[[Sequence[Row]], str]] = {
     "json": to_json,
     "csv": to_csv,
     "markdown": to_markdown,
+    "latex": to_latex,
 }
 _COMPARISONS: Mapping[str, Callable[[Sequence[Row]], str]] = {
     "table": lambda chosen: _page(comparison_table(chosen)),
