@@ -163,7 +163,7 @@ def test_a_comparison_says_what_was_tested() -> None:
     [
         (spread(0.8), spread(0.8), "the same PQ on every image"),
         ([0.9, None], [None, 0.8], "no image on which both have a PQ"),
-        ([0.9] * 10, [0.9] * 7 + [0.8] * 3, "no p is below 0.25 with n = 3"),
+        ([0.9] * 10, [0.9] * 7 + [0.8] * 3, "PQ differs on 3 of 10 images alone: no p is below 0.25"),
         # Two losses by far outweigh eighteen small wins in the mean, not in the ranks.
         ([0.7 + 0.001 * i for i in range(18)] + [0.6] * 2, [0.69] * 18 + [0.99, 0.98], "ranks and means"),
     ],

@@ -237,7 +237,7 @@ def _differences(x: ArrayLike, y: ArrayLike) -> Floats:
     return defined
 
 
-# The ranking and the table of comparisons ask alike, and SciPy takes half a second for 13 pairs with ties.
+# The ranking and the table of comparisons ask alike, and SciPy takes a second for 13 pairs of which two are tied.
 @lru_cache(maxsize=10_000)
 def _wilcoxon_p(differences: tuple[float, ...]) -> float:
     from scipy.stats import wilcoxon

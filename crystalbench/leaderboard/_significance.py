@@ -144,12 +144,15 @@ def _name(row: Row, ranked: Sequence[Row]) -> str:
 
 
 def _note(pair: PairedComparison, count: int) -> str | None:
-    if not pair.test.n:
+    n, different = pair.test.n, pair.test.n_different
+    if not n:
         return "no image on which both have a PQ"
-    if not pair.test.n_different:
+    if not different:
         return "the same PQ on every image"
-    if not can_pass(pair.test.n_different, count):
-        return _cells.too_few(pair.test.n_different, count)
+    if not can_pass(n, count):
+        return _cells.too_few(n, count)
+    if not can_pass(different, count):
+        return f"PQ differs on {different} of {n} images alone: no p is below {smallest_p(different):.2g}"
     return "ranks and means favour different methods" if pair.p_holm <= LEVEL and not pair.told_apart else None
 
 
