@@ -164,12 +164,12 @@ def _add_data(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     make.add_argument("name", metavar="NAME")
     importer = kinds.add_parser("import", help="turn labelled images into a data-set folder")
     importer.set_defaults(verb=_data_import)
-    importer.add_argument("kind", metavar="KIND", help="labels, boundaries or colours")
+    importer.add_argument("kind", metavar="KIND", help="labels, boundaries, colours, cellpose or coco")
     importer.add_argument("source", type=Path, metavar="SRC")
     importer.add_argument("target", type=Path, metavar="DST")
     importer.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE",
         help="an option of the importer; boundaries: boundary=light, threshold=128, min_area=9; "
-        "colours: 'background=[255,255,255]', connected=true")  # fmt: skip
+        "colours: 'background=[255,255,255]', connected=true; coco: images=FOLDER, 'categories=[crystal]'")  # fmt: skip
     verify = kinds.add_parser("verify", help="name every bad file and every leak between splits")
     verify.set_defaults(verb=_data_verify)
     verify.add_argument("folder", metavar="DIR")

@@ -13,7 +13,8 @@ from crystalbench.data._images import (
     write_image,
     write_labels,
 )
-from crystalbench.data._importers import ImportReport, import_dataset
+from crystalbench.data._importers import import_dataset
+from crystalbench.data._importing import ImportReport
 from crystalbench.data._made import make_dataset
 from crystalbench.data._splits import Split, stratified_split, write_split
 from crystalbench.data._verify import Problem, verify_dataset

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import tokenize
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ _TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
 _ORIENTATION_TAG = 274
 _PILLOWS_LIMIT = threading.Lock()
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_DECODING_ERRORS = (
+DECODING_ERRORS = (
     OSError,
     EOFError,
     IndexError,
@@ -40,7 +41,9 @@ _DECODING_ERRORS = (
     struct.error,
     zlib.error,
     tifffile.TiffFileError,
+    tokenize.TokenError,
 )
+"""What libraries raise on damaged files."""
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -151,7 +154,17 @@ def read_labels(path: Path) -> NDArray[np.integer[Any]]:
     DataError
         Where the file is missing, truncated or of another kind.
     """
-    labels = _read_label_array(path)
+    return check_label_array(path, _read_label_array(path))
+
+
+def check_label_array(path: Path, labels: NDArray[Any]) -> NDArray[np.integer[Any]]:
+    """Return an array that ``path`` holds as a label map.
+
+    Raises
+    ------
+    LabelError
+        As :func:`read_labels`.
+    """
     if labels.ndim != 2:
         raise LabelError(f"{path} has shape {labels.shape} and is no label map: save one channel, height x width")
     if labels.dtype == bool:
@@ -229,14 +242,14 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except _DECODING_ERRORS as error:
+    except DECODING_ERRORS as error:
         raise DataError(f"{path} cannot be read ({error}): replace it with an intact file") from error
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Image.Image]:
     with _open_of_any_size(path) as image:
-        _check_size(path, image.width * image.height)
+        check_size(path, image.width * image.height)
         yield image
 
 
@@ -250,7 +263,8 @@ def _open_of_any_size(path: Path) -> Image.Image:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _check_size(path: Path, pixels: int) -> None:
+def check_size(path: Path, pixels: int) -> None:
+    """Raise DataError where ``path`` has more than :data:`MAX_PIXELS` pixels."""
     if pixels > MAX_PIXELS:
         raise DataError(
             f"{path} has {pixels / 1e6:.0f} megapixels: cut it into images of at most {MAX_PIXELS // 10**6}"
@@ -327,7 +341,7 @@ def _only_page(path: Path, file: tifffile.TiffFile) -> Any:
     if len(file.pages) != 1:
         raise DataError(f"{path} has {len(file.pages)} pages: save each as a file of its own")
     page = file.pages[0]
-    _check_size(path, page.imagelength * page.imagewidth)
+    check_size(path, page.imagelength * page.imagewidth)
     if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
         raise DataError(f"{path} stores its channels one after the other: save it as height x width x channels")
     if page.ndim > 3 or (page.ndim == 3 and page.shape[2] > 4):

@@ -2,65 +2,32 @@
 
 from __future__ import annotations
 
-import csv
 import inspect
-import io
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError, validate_call
 from scipy import ndimage
 from skimage.measure import label as connected_components
 from skimage.morphology import skeletonize
 
-from crystalbench._exceptions import ConfigurationError, DataError, SplitError, UnknownNameError
-from crystalbench._files import write_atomic
+from crystalbench._exceptions import ConfigurationError, DataError, UnknownNameError
+from crystalbench.data._cellpose import import_cellpose
 from crystalbench.data._classes import as_int32, compact
-from crystalbench.data._dataset import (
-    Layout,
-    Sample,
-    check_shape,
-    find_samples,
-    open_dataset,
-    read_settings,
-    safe_name,
-)
-from crystalbench.data._images import (
-    IMAGE_SUFFIXES,
-    LABEL_SUFFIXES,
-    decode_image,
-    read_colours,
-    read_image,
-    read_labels,
-    write_labels,
-)
-from crystalbench.data._splits import read_split, resolve_split, split_path, stratified_split, write_split
+from crystalbench.data._coco import import_coco
+from crystalbench.data._dataset import Layout, Sample, find_samples
+from crystalbench.data._images import IMAGE_SUFFIXES, LABEL_SUFFIXES, read_colours, read_image, read_labels
+from crystalbench.data._importing import Convert, ImportReport, import_samples
 
 Source = Path | tuple[Path, Path]
 """A folder with ``images/`` and a folder of label images beside it, or these two folders themselves."""
 
-_Convert = Callable[[Path], tuple[NDArray[np.int32], list[str]]]
-
 _LINE_SHARE_LIMIT = 0.5
 _BLEND_AREA = 4
-
-
-@dataclass(frozen=True)
-class ImportReport:
-    """What an import made: counts, and what a user should know about the label maps."""
-
-    n_images: int
-    n_crystals: int
-    notes: tuple[str, ...]
 
 
 def import_labels(src: Source, dst: Path) -> ImportReport:
@@ -81,8 +48,8 @@ def import_labels(src: Source, dst: Path) -> ImportReport:
         Where ``dst`` holds files, or any file of ``src`` cannot be used; all of them are named.
     """
 
-    def convert(path: Path) -> tuple[NDArray[np.int32], list[str]]:
-        return as_int32(read_labels(path)), []
+    def convert(sample: Sample) -> tuple[NDArray[np.int32], list[str]]:
+        return as_int32(read_labels(sample.label_path)), []
 
     return _import(_layout(src, ("labels", "masks"), LABEL_SUFFIXES), dst, convert)
 
@@ -118,11 +85,12 @@ def import_boundaries(
         As :func:`import_labels`, and where more than half of a drawing would be boundary.
     """
 
-    def convert(path: Path) -> tuple[NDArray[np.int32], list[str]]:
+    def convert(sample: Sample) -> tuple[NDArray[np.int32], list[str]]:
+        path = sample.label_path
         return _crystals_between(path, _lines(path, boundary, threshold), min_area)
 
-    def line_px(path: Path) -> int:
-        return _line_width(_lines(path, boundary, threshold))
+    def line_px(sample: Sample) -> int:
+        return _line_width(_lines(sample.label_path, boundary, threshold))
 
     layout = _layout(src, ("boundaries", "masks"), IMAGE_SUFFIXES)
     return _import(layout, dst, convert, line_px)
@@ -148,14 +116,20 @@ def import_colours(
         As :func:`import_labels`, and where colours are blended by a lossy format or a resize.
     """
 
-    def convert(path: Path) -> tuple[NDArray[np.int32], list[str]]:
-        return _crystals_of_colours(path, background, connected)
+    def convert(sample: Sample) -> tuple[NDArray[np.int32], list[str]]:
+        return _crystals_of_colours(sample.label_path, background, connected)
 
     return _import(_layout(src, ("colours", "colors", "masks"), IMAGE_SUFFIXES), dst, convert)
 
 
 IMPORTERS: Mapping[str, Callable[..., ImportReport]] = MappingProxyType(
-    {"labels": import_labels, "boundaries": import_boundaries, "colours": import_colours}
+    {
+        "labels": import_labels,
+        "boundaries": import_boundaries,
+        "colours": import_colours,
+        "cellpose": import_cellpose,
+        "coco": import_coco,
+    }
 )
 
 
@@ -178,7 +152,7 @@ def import_dataset(kind: str, src: Source, dst: Path, **options: Any) -> ImportR
     for option in options.keys() - known:
         raise UnknownNameError(f"option of the {kind} importer", option, known)
     try:
-        return validate_call(importer)(src, dst, **options)
+        return validate_call(importer)(src=src, dst=dst, **options)
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigurationError(f"{first['loc'][0]} of the {kind} importer: {first['msg']}") from error
@@ -195,117 +169,10 @@ def _layout(src: Source, folders: Sequence[str], suffixes: frozenset[str]) -> La
     return Layout(src, src / "images", found[0], suffixes)
 
 
-def _import(layout: Layout, dst: Path, convert: _Convert, line_px: Callable[[Path], int] | None = None) -> ImportReport:
-    _refuse_full(dst)
-    samples = find_samples(layout)
-    with _built_beside(dst) as folder:
-        report = _convert_all(samples, folder, convert)
-        widths = [line_px(sample.label_path) for sample in samples] if line_px else []
-        _write_manifest(folder, samples)
-        notes = [*_write_settings(layout, folder, dst, widths), *_write_fixed_split(layout.root, samples, folder)]
-    return ImportReport(report.n_images, report.n_crystals, (*report.notes, *notes))
-
-
-def _refuse_full(dst: Path) -> None:
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
-        raise DataError(f"{dst} already holds files: name a folder that is empty or not there yet")
-
-
-@contextmanager
-def _built_beside(dst: Path) -> Iterator[Path]:
-    dst = dst.absolute()
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=dst.parent, prefix=f".{dst.name}.") as beside:
-        folder = Path(beside) / dst.name
-        folder.mkdir()
-        yield folder
-        folder.replace(dst)
-
-
-def _convert_all(samples: Sequence[Sample], folder: Path, convert: _Convert) -> ImportReport:
-    problems: list[str] = []
-    notes: list[str] = []
-    n_crystals = 0
-    for sample in samples:
-        try:
-            labels, found = _convert_one(sample, convert)
-        except DataError as error:
-            problems.append(str(error))
-            continue
-        _store(sample, labels, folder)
-        n_crystals += np.count_nonzero(np.unique(labels))
-        notes += found
-    if problems:
-        raise DataError(f"nothing was imported: {'; '.join(problems)}")
-    return ImportReport(len(samples), n_crystals, tuple(notes))
-
-
-def _convert_one(sample: Sample, convert: _Convert) -> tuple[NDArray[np.int32], list[str]]:
-    _, changes = decode_image(sample.image_path)
-    labels, notes = convert(sample.label_path)
-    check_shape(sample.label_path, labels.shape, sample.image_path, DataError)
-    notes += [f"{sample.image_path.name}: {', '.join(changes)}"] if changes else []
-    return labels, notes
-
-
-def _store(sample: Sample, labels: NDArray[np.int32], folder: Path) -> None:
-    write_labels(folder / "labels", sample.name, labels)
-    _copy(sample.image_path, folder / "images")
-    if sample.grain_path is not None:
-        _copy(sample.grain_path, folder / "grains")
-
-
-def _copy(path: Path, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
-    shutil.copyfile(path, folder / path.name)
-
-
-def _write_manifest(folder: Path, samples: Sequence[Sample]) -> None:
-    labels = {path.stem: path.name for path in (folder / "labels").iterdir()}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("image", "label", "group", "um_per_px"))
-    writer.writerows((s.image_path.name, labels[s.name], s.group, s.um_per_px) for s in samples)
-    write_atomic(folder / "manifest.csv", text.getvalue().encode())
-
-
-def _write_settings(layout: Layout, folder: Path, dst: Path, widths: Sequence[int]) -> list[str]:
-    settings = read_settings(layout.root).model_dump(exclude_none=True, exclude_unset=True)
-    kept = {key: value for key, value in settings.items() if key not in {"made_by", "version", "seed", "images"}}
-    kept = {"name": safe_name(dst.absolute().name), **kept}
-    if widths:
-        kept["line_px"] = round(float(np.median(widths)))
-    write_atomic(folder / "dataset.yaml", yaml.safe_dump(kept, sort_keys=False, allow_unicode=True).encode())
-    if "line_px" in kept:
-        return [f"line_px is {kept['line_px']}"]
-    return ["line_px is taken as 0: set it in dataset.yaml where an unlabelled line runs between crystals"]
-
-
-def _write_fixed_split(src: Path, samples: Sequence[Sample], folder: Path) -> list[str]:
-    """Write the split of the source, whose ``samples`` are now in ``folder``, or a new one; say which."""
-    path, notes = split_path(src, "fixed"), []
-    if path.exists():
-        try:
-            _take_split_over(src, samples, folder)
-            return [f"{path} is taken over"]
-        except SplitError as error:
-            notes = [f"the split of the source is not taken over: {error}"]
-    dataset = open_dataset(folder)
-    groups = {sample.name: sample.group for sample in dataset.samples}
-    if len(set(groups.values())) < 3:
-        return [*notes, "no split was made, as there are fewer than three groups"]
-    write_split(folder, "fixed", stratified_split(dataset.classes(), groups), seed=0)
-    return [*notes, "a new split was made"] if notes else []
-
-
-def _take_split_over(src: Path, samples: Sequence[Sample], folder: Path) -> None:
-    split = resolve_split(src, "fixed", samples)
-    left_out = sorted({sample.name for sample in samples} - {sample.name for sample in split.samples})
-    if left_out:
-        raise SplitError(f"{split_path(src, 'fixed')} leaves out {', '.join(left_out)}")
-    file = read_split(src, "fixed")
-    assignment = {image: member.subset for image, member in file.images.items()}
-    write_split(folder, "fixed", assignment, version=file.version, seed=file.seed)
+def _import(
+    layout: Layout, dst: Path, convert: Convert, line_px: Callable[[Sample], int] | None = None
+) -> ImportReport:
+    return import_samples(layout.root, find_samples(layout), dst, convert, line_px)
 
 
 def _lines(path: Path, boundary: Literal["dark", "light"], threshold: float | None) -> NDArray[np.bool_]:
