@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crystalbench.data import Dataset
-    from crystalbench.experiment import Experiment, Record, Request
+    from crystalbench.experiment import Experiment, Record, Reproduction, Request
     from crystalbench.testing import Check, Result
 
 OK, SOME_FAILED, WRONG_CALL = 0, 1, 2
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
-        again = verb in (_run, _time, _data_make, _data_import) and error.errno in _DISK_FAILS
+        again = verb in (_run, _time, _reproduce, _data_make, _data_import) and error.errno in _DISK_FAILS
         advice = "; when that is mended, run the same command again" if again else ""
         print(f"crystalbench: {_reason(error)}{advice}", file=sys.stderr)
         return WRONG_CALL if isinstance(error, _WRONG_PATH) else SOME_FAILED
@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(verbs)
     _add_time(verbs)
     _add_leaderboard(verbs)
+    _add_compare(verbs)
     _add_score(verbs)
     _add_data(verbs)
     _add_methods(verbs)
@@ -146,6 +147,24 @@ def _add_leaderboard(verbs: _Verbs[argparse.ArgumentParser]) -> None:
         "--significance", action="store_true", help="compare all ranked rows in pairs, as table or json: "
         "Wilcoxon signed-rank tests with Bonferroni's and Holm's correction, bootstrap intervals"
     )  # fmt: skip
+
+
+def _add_compare(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    compare = verbs.add_parser("compare", help="show how two runs differ, in settings and image by image")
+    compare.set_defaults(verb=_compare)
+    for number in ("first", "second"):
+        compare.add_argument(number, type=Path, metavar="RUN", help="the folder of an experiment, or its record")
+    compare.add_argument("--json", action="store_true")
+    again = verbs.add_parser("reproduce", help="do the experiment of a record again and say what differs")
+    again.set_defaults(verb=_reproduce)
+    add = again.add_argument
+    add("record", type=Path, metavar="RECORD", help="the folder of an experiment, or its record")
+    add("--data", metavar="DATA", help="where its data set is (what the recorded command says)")
+    add("--train-data", metavar="DATA", help="where the set that it was trained on is (the same)")
+    add("--adapter", action="append", default=[], metavar="FILE[:Class]", help="the file of its method, where that is "
+        "not built in; the one that the record names is not loaded unasked")  # fmt: skip
+    add("--unpickle-weights", action="store_true", help="as of run")
+    add("--out", type=Path, metavar="DIR", help="a new folder (reproduced/KEY)")
 
 
 def _add_score(verbs: _Verbs[argparse.ArgumentParser]) -> None:
@@ -317,6 +336,74 @@ def _leaderboard(options: argparse.Namespace) -> int:
     if text is not None:
         sys.stdout.write(text)
     return OK
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from crystalbench._console import screen
+    from crystalbench.experiment import open_record
+    from crystalbench.leaderboard import compare, run_comparison_table
+
+    comparison = compare(open_record(options.first), open_record(options.second))
+    if options.json:
+        _print_json(comparison.model_dump(mode="json"))
+    else:
+        screen().print(run_comparison_table(comparison))
+    return OK
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from crystalbench.data import safe_name
+    from crystalbench.experiment import Reproducer, open_record, reporter, told_data
+    from crystalbench.registry import find_method
+
+    console = _stderr()
+    record = open_record(options.record)
+    with _missing("method", "--adapter"):
+        find_method(record.method, options.adapter)
+    data, train_data = told_data(record)
+    trained = options.train_data or train_data
+    with _missing("data set", "--data"):
+        dataset = _usable(options.data or data, console)
+    with _missing("training data", "--train-data"):
+        train_dataset = _usable(trained, console) if trained else None
+    reproduce = Reproducer(
+        dataset=dataset,
+        train_dataset=train_dataset,
+        adapters=options.adapter,
+        unpickle=options.unpickle_weights,
+        out=options.out or Path("reproduced") / safe_name(record.key[:12]),
+    )
+    done = reproduce(record, reporter(console))
+    _print_reproduction(done)
+    return OK if done.is_same else SOME_FAILED
+
+
+@contextmanager
+def _missing(what: str, flag: str) -> Iterator[None]:
+    """Say of what a record names and is not here how to name it."""
+    from crystalbench._exceptions import ConfigurationError, UnknownNameError
+
+    try:
+        yield
+    except UnknownNameError as error:
+        raise ConfigurationError(f"the {what} of the record is not here: {error}; name it with {flag}") from error
+
+
+def _print_reproduction(done: Reproduction) -> None:
+    from crystalbench.leaderboard._cells import plain
+
+    images, n_images = done.images, len(done.recorded.images)
+    same = f"the scores of all {n_images} images are the same, integer for integer"
+    lines = [
+        *([f"{done.again.status}: {done.again.error.message}"] if done.again.error else []),
+        *(f"{name}: differs in {', '.join(differing)}" for name, differing in images.items()),
+        *(f"{name}: {before} -> {now}" for name, (before, now) in {**done.scores, **done.conditions}.items()),
+        *(f"{name}: made with other pixels than in the record" for name in done.other_pixels),
+        same if done.is_same else f"the scores of {len(images)} of {n_images} images differ",
+        str(done.folder),
+    ]
+    # A record can be a stranger's.
+    print("\n".join(map(plain, lines)))
 
 
 def _score(options: argparse.Namespace) -> int:

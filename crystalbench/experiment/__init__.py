@@ -4,7 +4,9 @@ from crystalbench.experiment._isolated import check_isolated
 from crystalbench.experiment._plan import Experiment, Request, Training, plan
 from crystalbench.experiment._progress import reporter
 from crystalbench.experiment._record import ImageRecord, Record
+from crystalbench.experiment._reproduce import Reproducer, Reproduction, told_data
 from crystalbench.experiment._run import Run, read_record
+from crystalbench.experiment._stored import open_record
 from crystalbench.experiment._time import Timed, TimeRun
 from crystalbench.experiment._watch import Limits
 
@@ -13,13 +15,17 @@ __all__ = [
     "ImageRecord",
     "Limits",
     "Record",
+    "Reproducer",
+    "Reproduction",
     "Request",
     "Run",
     "TimeRun",
     "Timed",
     "Training",
     "check_isolated",
+    "open_record",
     "plan",
     "read_record",
     "reporter",
+    "told_data",
 ]

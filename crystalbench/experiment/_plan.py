@@ -15,7 +15,7 @@ from crystalbench.evaluation import EVALUATOR_VERSION
 from crystalbench.experiment._isolated import isolate
 from crystalbench.experiment._jobs import CHECKPOINT_FILE, PlannedImage, PredictJob, TrainJob, read_training
 from crystalbench.experiment._keys import isolation, key_of, prediction_base, training_key
-from crystalbench.registry import Method, choose_methods
+from crystalbench.registry import Method, choose_methods, find_method
 
 SPLIT = "fixed"
 
@@ -166,6 +166,21 @@ def plan(request: Request, say: Callable[[str], None]) -> list[Experiment]:
             if not _is_left_out(request, method, values):
                 experiments.append(_experiment(request, method, method.parameters(values), seed, parts))
     return experiments
+
+
+def replan(request: Request, values: Tree, say: Callable[[str], None]) -> Experiment:
+    """Return the experiment of the one method and seed of ``request`` with ``values``, which a record holds.
+
+    Raises
+    ------
+    ConfigurationError, SplitError
+        As :func:`plan`.
+    """
+    (name,) = request.methods
+    method = find_method(name, request.adapters)
+    if request.isolated:
+        method = isolate({name: method}, say)[name]
+    return _experiment(request, method, method.parameters(values), request.seeds[0], _parts(request))
 
 
 def _importable(methods: dict[str, Method], request: Request, say: Callable[[str], None]) -> dict[str, Method]:

@@ -187,6 +187,7 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
         provenance={
             "command": command_line(),
             "isolated": experiment.method.environment,
+            "source_sha256": source_sha256(experiment.method),
             **provenance(experiment.method, request.device, start),
         },
     )

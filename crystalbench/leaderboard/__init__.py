@@ -1,6 +1,7 @@
-"""Records -> rows -> a table, JSON, CSV, Markdown or LaTeX, and comparisons of the rows."""
+"""Records -> rows -> a table, JSON, CSV, Markdown or LaTeX; comparisons of rows and of runs."""
 
 from crystalbench.leaderboard._board import FORMATS, board_text, leaderboard
+from crystalbench.leaderboard._compare import RunComparison, compare, run_comparison_table
 from crystalbench.leaderboard._formats import to_csv, to_json, to_markdown
 from crystalbench.leaderboard._latencies import latency_table, ranked_latencies
 from crystalbench.leaderboard._latex import to_latex
@@ -14,8 +15,10 @@ __all__ = [
     "ClassScores",
     "Comparison",
     "Row",
+    "RunComparison",
     "Scores",
     "board_text",
+    "compare",
     "comparison_table",
     "comparisons",
     "comparisons_json",
@@ -24,6 +27,7 @@ __all__ = [
     "load_records",
     "ranked_latencies",
     "rows",
+    "run_comparison_table",
     "to_csv",
     "to_json",
     "to_latex",

@@ -7,13 +7,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from crystalbench._exceptions import ConfigurationError
-from crystalbench.evaluation import ImageScores
 from crystalbench.experiment._jobs import RECORD_FILE
 from crystalbench.experiment._latency import LATENCY_FILE, REFERENCE_FILE, with_timings
-from crystalbench.experiment._record import SCHEMA, Record
+from crystalbench.experiment._record import Record
+from crystalbench.experiment._stored import UNREADABLE, parse_record, reason
 from crystalbench.leaderboard._rows import finished_at
 
 _logger = logging.getLogger("crystalbench")
@@ -63,29 +61,14 @@ def _readable(paths: Iterable[Path]) -> Iterator[Record]:
     for path in paths:
         try:
             yield _read(path)
-        except (OSError, ValueError, TypeError, LookupError, ArithmeticError) as error:
-            _logger.warning("%s: skipped, it is not a whole record (%s); run it again", path, _reason(error))
+        except UNREADABLE as error:
+            _logger.warning("%s: skipped, it is not a whole record (%s); run it again", path, reason(error))
 
 
 def _read(path: Path) -> Record:
-    record = Record.model_validate_json(path.read_bytes())
-    if record.schema_version > SCHEMA:
-        raise ValueError(f"schema {record.schema_version} needs a newer crystalbench")
-    for image in record.images:
-        if image.scores is not None:
-            ImageScores.from_row(image.scores).to_json()
-    return with_timings(record, *(_beside(path, name) for name in (LATENCY_FILE, REFERENCE_FILE)))
+    return with_timings(parse_record(path), *(_beside(path, name) for name in (LATENCY_FILE, REFERENCE_FILE)))
 
 
 def _beside(path: Path, name: str) -> Path:
     """Return the file ``name`` that belongs to a record; a published one has the record's key in front."""
     return path.with_name(name if path.name == RECORD_FILE else f"{path.stem}.{name}")
-
-
-def _reason(error: Exception) -> str:
-    """Return one line that says what is wrong."""
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return f"{where}: {first['msg']}" if where else first["msg"]
-    return " ".join(f"{type(error).__name__}: {error}".split())
