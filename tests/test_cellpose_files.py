@@ -204,7 +204,14 @@ class TestStrangers:
 
     @pytest.mark.parametrize(
         ("shape", "code", "state"),
-        [((2, 2), "i4", b"12"), ((2**40, 2**40), "i4", b""), ((-2, -2), "i4", bytes(16)), ((2, 2), "O8", [1, 2, 3, 4])],
+        [
+            ((2, 2), "i4", b"12"),
+            ((2**40, 2**40), "i4", b""),
+            ((-2, -2), "i4", bytes(16)),
+            ((2, 2), "O8", [1, 2, 3, 4]),
+            ((1,) * 99, "i4", bytes(4)),
+            ((2.0, 2), "i4", bytes(16)),
+        ],
     )
     def test_arrays_that_are_none(self, tmp_path: Path, shape: tuple[int, ...], code: str, state: Any) -> None:
         masks = self.array(shape, code, state)
@@ -212,6 +219,15 @@ class TestStrangers:
         content = read_pickled_dict(file)
         with pytest.raises(DataError, match=r"x_seg\.npy"):
             array_of(file, content["masks"])
+
+    @pytest.mark.parametrize("code", ["f1", "b2", "O4", "V4", "i3"])
+    def test_kinds_of_numbers_that_are_none(self, tmp_path: Path, code: str) -> None:
+        file = save_seg(tmp_path, "x", TILES.astype(np.int32))
+        whole = file.read_bytes()
+        assert whole.count(b"i4") == 1
+        file.write_bytes(whole.replace(b"i4", code.encode()))
+        with pytest.raises(DataError, match="masks of another kind"):
+            array_of(file, read_pickled_dict(file)["masks"])
 
     @staticmethod
     def array(shape: tuple[int, ...], code: str, data: Any) -> Any:

@@ -159,8 +159,10 @@ class TestImport:
         folder = src.parent / folders[place]
         folder.mkdir(exist_ok=True)
         (tmp_path / "src" / "images" / "a.png").rename(folder / "a.png")
+        (tmp_path / "src" / "manifest.csv").write_text("image,group\na.png,batch-1\n")
         options = {"images": str(folder)} if place == "given" else {}
         assert import_dataset("coco", tmp_path / "src", tmp_path / "dst", **options).n_crystals == 1
+        assert open_dataset(tmp_path / "dst").samples[0].group == "batch-1"
 
 
 class TestStrangers:

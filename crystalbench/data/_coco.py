@@ -80,7 +80,7 @@ def import_coco(src: Path, dst: Path, *, images: Path | None = None, categories:
     ----------
     src
         The JSON file, or a folder that holds one, there or in ``annotations/``; ``manifest.csv``, ``grains/`` and the
-        like beside the file are taken over.
+        like in that folder, or beside that file, are taken over.
     dst
         The data-set folder to make; it may exist if it is empty.
     images
@@ -97,6 +97,7 @@ def import_coco(src: Path, dst: Path, *, images: Path | None = None, categories:
         or an annotation cannot be drawn; all of them are named.
     """
     path = _json_file(src)
+    root = src if src.is_dir() else path.parent
     content = _read(path)
     chosen, notes = _chosen(path, content, categories)
     found = _found_images(path, content, images)
@@ -108,7 +109,7 @@ def import_coco(src: Path, dst: Path, *, images: Path | None = None, categories:
     def convert(sample: Sample) -> tuple[NDArray[np.int32], list[str]]:
         return _drawn(sample, members[sample.name])
 
-    report = import_samples(path.parent, _samples(path, found), dst, convert)
+    report = import_samples(root, _samples(root, path, found), dst, convert)
     return replace(report, notes=(*notes, *report.notes))
 
 
@@ -200,9 +201,9 @@ def _wrong(file: Path, image: _Image) -> Iterator[str]:
         yield f"{file} is {height} x {width}, not {image.height} x {image.width}"
 
 
-def _samples(path: Path, images: Sequence[Path]) -> list[Sample]:
-    rows = {row.name: row for row in read_manifest(path.parent) or ()}
-    grains = Layout.of(path.parent).grain_files()
+def _samples(root: Path, path: Path, images: Sequence[Path]) -> list[Sample]:
+    rows = {row.name: row for row in read_manifest(root) or ()}
+    grains = Layout.of(root).grain_files()
     return sorted((_sample(path, image, rows, grains) for image in images), key=lambda sample: sample.name)
 
 

@@ -16,7 +16,7 @@ from crystalbench._exceptions import DataError
 from crystalbench.data._images import DECODING_ERRORS, check_size
 
 _ALLOWED = re.compile(r"numpy\.(_core|core)\.multiarray\.(_reconstruct|scalar)|numpy\.(ndarray|dtype)")
-_NUMBER = re.compile(r"[biuf][1248]")
+_NUMBER = re.compile(r"b1|[iu][1248]|f[248]")
 _OPCODES = re.compile(
     "PROTO|FRAME|STOP|MARK|POP|POP_MARK|MEMOIZE|(LONG_)?BIN(PUT|GET)|NONE|NEWTRUE|NEWFALSE|BININT[12]?|LONG1|BINFLOAT|"
     "(SHORT_)?BIN(UNICODE|BYTES)|BIN(UNICODE|BYTES)8|EMPTY_(TUPLE|LIST|DICT)|TUPLE[123]?|APPENDS?|SETITEMS?|"
@@ -24,6 +24,7 @@ _OPCODES = re.compile(
 )
 _MAX_BYTES = 4 * 2**30
 _MAX_TUPLES = 20_000
+_MAX_SIDES = 4
 _TORN = (
     *DECODING_ERRORS,
     AttributeError,
@@ -72,8 +73,10 @@ def array_of(path: Path, value: Any) -> NDArray[Any]:
             pass
         case _:
             raise DataError(f"{path} holds masks that are no array: save it again with Cellpose")
-    if not _NUMBER.fullmatch(code) or order not in ("<", ">", "|") or not all(_is_size(side) for side in shape):
+    if not _NUMBER.fullmatch(code) or order not in ("<", ">", "|"):
         raise DataError(f"{path} holds masks of another kind ({code!r}): save whole numbers")
+    if len(shape) > _MAX_SIDES or not all(isinstance(side, int) and side >= 0 for side in shape):
+        raise DataError(f"{path} holds masks of a shape that is none: save it again with Cellpose")
     check_size(path, math.prod(shape))
     dtype = np.dtype(f"{order}{code}")
     if not isinstance(data, bytes) or len(data) != math.prod(shape) * dtype.itemsize:
@@ -144,7 +147,3 @@ def _forbidden(path: Path, what: str) -> DataError:
         f"{path} names {what}, which is refused, as unpickling it could run code: "
         "take the masks as STEM_cp_masks.png or .tif instead"
     )
-
-
-def _is_size(side: Any) -> bool:
-    return isinstance(side, int) and side >= 0
