@@ -163,7 +163,8 @@ def _add_compare(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     add("--train-data", metavar="DATA", help="where the set that it was trained on is (the same)")
     add("--adapter", action="append", default=[], metavar="FILE[:Class]", help="the file of its method, where that is "
         "not built in; the one that the record names is not loaded unasked")  # fmt: skip
-    add("--unpickle-weights", action="store_true", help="as of run")
+    add("--unpickle-weights", action="store_true", help="read files of weights that need unpickling, as run does; "
+        "the record's own leave to do so does not count")  # fmt: skip
     add("--out", type=Path, metavar="DIR", help="a new folder (reproduced/KEY)")
 
 

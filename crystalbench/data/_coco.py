@@ -93,8 +93,8 @@ def import_coco(src: Path, dst: Path, *, images: Path | None = None, categories:
     UnknownNameError
         Where the file has no such category.
     DataError
-        Where ``dst`` holds files, the file is no such JSON, an image is missing, lies elsewhere or has another size,
-        or an annotation cannot be drawn; all of them are named.
+        Where ``dst`` holds files, the file is no such JSON, images are missing, lie elsewhere or have another size,
+        or annotations cannot be drawn; at least the first of each image is named.
     """
     path = _json_file(src)
     root = src if src.is_dir() else path.parent
