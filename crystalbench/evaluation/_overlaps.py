@@ -58,17 +58,21 @@ def count_overlaps(truth: ArrayLike, prediction: ArrayLike) -> Overlaps:
     LabelError
         Where one is not a label map, or their shapes differ.
     """
-    g = _label_map("truth", truth)
-    p = _label_map("prediction", prediction)
-    if g.shape != p.shape:
-        raise LabelError(f"the truth is {_size(g)} pixels and the prediction {_size(p)}; they must be of one shape")
-    g, p = _in_one_order(g, p)
+    g, p = _in_one_order(*_label_maps(truth, prediction))
     compiled = kernels_for_overlaps(g.size)
     g, p, pixels = _pairs(compiled, g, p) if compiled else _runs(g, p)
     # Each label is in some run: looking at these alone finds a negative one.
     _refuse_negative("truth", g)
     _refuse_negative("prediction", p)
     return _table(g, p, pixels)
+
+
+def _label_maps(truth: ArrayLike, prediction: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    g = _label_map("truth", truth)
+    p = _label_map("prediction", prediction)
+    if g.shape != p.shape:
+        raise LabelError(f"the truth is {_size(g)} pixels and the prediction {_size(p)}; they must be of one shape")
+    return g, p
 
 
 def _label_map(name: str, labels: ArrayLike) -> NDArray[Any]:

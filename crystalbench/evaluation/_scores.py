@@ -193,7 +193,11 @@ def evaluate(truth: ArrayLike, prediction: ArrayLike) -> ImageScores:
         Where one holds floats, booleans or negative values or is not two-dimensional, or where their
         shapes differ.
     """
-    overlaps = count_overlaps(truth, prediction)
+    return scores_of(count_overlaps(truth, prediction))
+
+
+def scores_of(overlaps: Overlaps) -> ImageScores:
+    """Return the scores of one image, whose overlaps were counted."""
     aji_intersection, aji_union = _aggregated_jaccard(overlaps)
     return ImageScores(
         matches=_matches(overlaps),

@@ -6,7 +6,9 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from crystalbench.evaluation._extras import EXTRA_SCALARS, ImageExtras, by_length_to_json
 from crystalbench.evaluation._scores import ImageScores, nan_to_none, panoptic_quality
 
 
@@ -80,6 +82,16 @@ def summarize(scores: Sequence[ImageScores]) -> Summary:
         mre_acs=mre_acs,
         mre_acs_std=mre_acs_std,
     )
+
+
+def summarize_extras(extras: Sequence[ImageExtras]) -> dict[str, Any]:
+    """Return the further scores over images, ready for JSON: None where one is undefined.
+
+    Means of the values per image, undefined ones left out; PQ and recall by length of the crystals of all images
+    together.
+    """
+    means = {name: mean_and_std(getattr(image, name) for image in extras)[0] for name in EXTRA_SCALARS}
+    return {**{name: nan_to_none(mean) for name, mean in means.items()}, **by_length_to_json(extras)}
 
 
 def mean_and_std(values: Iterable[float]) -> tuple[float, float]:
