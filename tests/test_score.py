@@ -90,6 +90,19 @@ def test_json_is_strict_and_complete(scored: FolderScores) -> None:
     assert (found["summary"]["n_images"], found["summary"]["n_undefined"]) == (5, 2)
 
 
+def test_json_has_the_further_scores_of_each_image_and_of_all(scored: FolderScores) -> None:
+    found = json.loads(json.dumps(scored.to_json(), allow_nan=False))
+    images = {row["image"]: row for row in found["images"]}
+    names = {"aji_plus", "splits", "merges", "dg", "pq_by_length", "recall_by_length"}
+    assert all(row.keys() >= names for row in [*images.values(), found["summary"]])
+    # Six crystals of 10 x 10 px, all cut.
+    assert (images["a"]["aji_plus"], images["a"]["dg"], images["a"]["pq_by_length"]) == (1, 0, {"8": 1})
+    assert (images["c"]["aji_plus"], images["c"]["dg"], images["c"]["recall_by_length"]) == (0, None, {"8": 0})
+    assert (images["[red]e"]["aji_plus"], images["[red]e"]["pq_by_length"]) == (None, {})
+    assert found["summary"]["recall_by_length"] == {"8": pytest.approx((6 + images["b"]["tp"]) / 18)}
+    assert found["summary"]["splits"] == np.mean([row["splits"] for row in images.values()])
+
+
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_table_shows_every_image_the_means_and_what_is_undefined(scored: FolderScores, width: int) -> None:
     text = rendered(scored, width)
@@ -103,6 +116,14 @@ def test_the_table_shows_every_image_the_means_and_what_is_undefined(scored: Fol
     assert "ACS errors of 2 (no crystal in the truth)" in words
     assert "PQ, SQ, RQ and AJI of 1 (" in words
     assert "No prediction where the truth has crystals: 1" in words
+
+
+def test_the_table_counts_splits_and_merges(tmp_path: Path) -> None:
+    joined = np.where(TRUTH < 3, 1, TRUTH)
+    truth = {"a.png": joined, "b.png": joined, "c.png": TRUTH}
+    scores = score_folders(*folders(tmp_path, truth, {"a.png": TRUTH, "b.png": TRUTH, "c.png": joined}))
+    words = " ".join(rendered(scores, 100).split())
+    assert "Crystals of the truth that are split: 2; of the prediction that are merges: 1." in words
 
 
 def test_progress_is_reported(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from rich.text import Text
 from crystalbench import _devices
 from crystalbench._exceptions import DataError, LabelError
 from crystalbench.data._images import LABEL_SUFFIXES, files_by_stem, read_labels
-from crystalbench.evaluation._scores import ImageScores, evaluate
-from crystalbench.evaluation._summary import Summary, summarize
+from crystalbench.evaluation._extras import ImageExtras, evaluate_extras
+from crystalbench.evaluation._scores import ImageScores
+from crystalbench.evaluation._summary import Summary, summarize, summarize_extras
 
 # Score of an image, its mean and its standard deviation in a summary, title.
 _COLUMNS = (
@@ -43,12 +44,16 @@ class FolderScores:
     """Scores by the images' stems, in their order, and what they come to."""
 
     images: Mapping[str, ImageScores]
+    extras: Mapping[str, ImageExtras]
     summary: Summary
 
     def to_json(self) -> dict[str, Any]:
-        """Return the scores of each image and the summary, ready for JSON."""
-        images = [{"image": name, **scores.to_json()} for name, scores in self.images.items()]
-        return {"images": images, "summary": self.summary.to_json()}
+        """Return the scores of each image and the summary, both with the further scores, ready for JSON."""
+        images = [
+            {"image": name, **scores.to_json(), **self.extras[name].to_json()} for name, scores in self.images.items()
+        ]
+        further = summarize_extras(list(self.extras.values()))
+        return {"images": images, "summary": {**self.summary.to_json(), **further}}
 
 
 def score_folders(truth: Path, prediction: Path, report: Callable[[int, int], None] | None = None) -> FolderScores:
@@ -72,18 +77,19 @@ def score_folders(truth: Path, prediction: Path, report: Callable[[int, int], No
     problems += [f"{truths[stem]} has no prediction in {prediction}" for stem in truths.keys() - predictions]
     problems += [f"{predictions[stem]} has no truth in {truth}" for stem in predictions.keys() - truths]
     stems = sorted(truths.keys() & predictions.keys())
-    scores: dict[str, ImageScores] = {}
+    extras: dict[str, ImageExtras] = {}
     pairs = [(truths[stem], predictions[stem]) for stem in stems]
     for done, (stem, found) in enumerate(zip(stems, _side_by_side(pairs), strict=True), start=1):
-        if isinstance(found, ImageScores):
-            scores[stem] = found
+        if isinstance(found, ImageExtras):
+            extras[stem] = found
         else:
             problems += found
         if report:
             report(done, len(stems))
     if problems:
         raise DataError(_listing(problems))
-    return FolderScores(scores, summarize(list(scores.values())))
+    scores = {stem: found.scores for stem, found in extras.items()}
+    return FolderScores(scores, extras, summarize(list(scores.values())))
 
 
 def score_table(scores: FolderScores) -> Table:
@@ -111,7 +117,7 @@ def _by_stem(folder: Path, problems: list[str]) -> dict[str, Path]:
     return {stem: paths[0] for stem, paths in files.items()}
 
 
-def _side_by_side(pairs: Sequence[tuple[Path, Path]]) -> Iterator[ImageScores | list[str]]:
+def _side_by_side(pairs: Sequence[tuple[Path, Path]]) -> Iterator[ImageExtras | list[str]]:
     """Score files on all cores, and yield what was found in their order."""
     # Threads will do: decoding and counting let go of the interpreter.
     with ThreadPoolExecutor(_devices.cores()) as pool:
@@ -121,14 +127,14 @@ def _side_by_side(pairs: Sequence[tuple[Path, Path]]) -> Iterator[ImageScores | 
             pool.shutdown(cancel_futures=True)
 
 
-def _score_files(pair: tuple[Path, Path]) -> ImageScores | list[str]:
+def _score_files(pair: tuple[Path, Path]) -> ImageExtras | list[str]:
     """Return the scores of a truth and its prediction, or what is wrong with them."""
     problems: list[str] = []
     g, p = (_read(path, problems) for path in pair)
     if g is None or p is None:
         return problems
     try:
-        return evaluate(g, p)
+        return evaluate_extras(g, p)
     except LabelError as error:
         truth, prediction = pair
         return [f"{prediction} cannot be compared with {truth}: {error}"]
@@ -162,9 +168,11 @@ def _cell(name: str, value: float) -> str:
 
 def _remarks(scores: FolderScores) -> str:
     images, summary = scores.images.values(), scores.summary
+    splits, merges = (sum(getattr(image, name) for image in scores.extras.values()) for name in ("splits", "merges"))
     empty = sum(image.undefined and image.n_prediction == 0 for image in images)
     return (
         f"{summary.n_images} images; pooled PQ {_cell('pq', summary.pq_pooled)} %. "
+        f"Crystals of the truth that are split: {splits}; of the prediction that are merges: {merges}. "
         f"Undefined (-) and left out of means: ACS errors of {summary.n_undefined} "
         f"(no crystal in the truth), PQ, SQ, RQ and AJI of {empty} (none in the prediction either). "
         f"No prediction where the truth has crystals: {summary.n_no_prediction}."
