@@ -154,6 +154,9 @@ def test_controls_score_1_and_0(squares: Path, tmp_path: Path, capsys: pytest.Ca
     )
     assert (rows["empty"]["pq"], rows["empty"]["aji"], rows["empty"]["mre_acs"]) == (0, 0, 1)
     assert rows["truth"]["rank"] is None
+    further = ("aji_plus", "splits", "merges", "dg", "pq_by_length", "recall_by_length")
+    assert [rows["truth"][name] for name in further] == [1, 0, 0, 0, {"8": 1}, {"8": 1}]
+    assert [rows["empty"][name] for name in further] == [0, 0, 0, None, {"8": 0}, {"8": 0}]
 
 
 def test_dry_run_says_what_would_be_done_and_does_nothing(
@@ -254,7 +257,10 @@ def test_run_refuses_bad_files_in_one_error_and_takes_the_odd_ones(
 def test_score_of_folders(squares: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels = str(squares / "labels")
     assert main(["score", "--truth", labels, "--prediction", labels, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["summary"]["pq"] == 1
+    summary = json.loads(capsys.readouterr().out)["summary"]
+    assert summary["pq"] == summary["aji_plus"] == 1
+    assert summary["splits"] == summary["merges"] == summary["dg"] == 0
+    assert summary["recall_by_length"] == {"8": 1}
 
 
 def test_leaderboard_without_records_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

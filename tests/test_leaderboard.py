@@ -15,7 +15,7 @@ from rich.console import Console
 
 from crystalbench._exceptions import ConfigurationError, UnknownNameError
 from crystalbench._files import canonical_json, sha256, write_json
-from crystalbench.evaluation import evaluate
+from crystalbench.evaluation import evaluate, evaluate_extras, scores_by_length
 from crystalbench.experiment._record import Record
 from crystalbench.leaderboard import leaderboard, load_records, rows, to_csv, to_json, to_markdown, to_table
 
@@ -27,7 +27,8 @@ KEYS = {
     "acs_std", "acs_truth", "acs_truth_std", "mae_acs", "mre_acs", "mre_acs_std", "by_class",
     "parameters", "input_size", "image_rescaling", "multi_scale", "fusion", "latency_s",
     "latency_stages", "latency_reference_s", "device", "precision", "weights", "train_dataset",
-    "control", "key", "warnings", "pq_low", "pq_high",
+    "control", "key", "warnings", "pq_low", "pq_high", "aji_plus", "splits", "merges", "dg", "pq_by_length",
+    "recall_by_length",
 }
 # fmt: on
 EMPTY = np.zeros((48, 48), np.int32)
@@ -183,6 +184,63 @@ def test_scores_of_one_record_are_those_of_the_label_maps() -> None:
     assert 0 < row["pq_low"] < row["pq"] < row["pq_high"] < 1
     assert "images" not in row
     assert (row["parameters"], row["weights"], row["seeds"]) == (12_151_238, "random", [0])
+
+
+FURTHER = {"aji_plus", "splits", "merges", "dg", "pq_by_length", "recall_by_length"}
+
+
+def with_extras(predictions: Sequence[Map | None], **changes: Any) -> Record:
+    images = image_records(predictions)
+    for image, truth, prediction in zip(images, TRUTHS, predictions, strict=True):
+        image["extras"] = None if prediction is None else evaluate_extras(truth, prediction).to_row()
+    return record(predictions, images=images, **changes)
+
+
+def test_further_scores_follow_from_the_record() -> None:
+    (row,) = json.loads(to_json(rows([with_extras(FAR)])))
+    images = [evaluate_extras(truth, prediction) for truth, prediction in zip(TRUTHS, FAR, strict=True)]
+    assert row["aji_plus"] == pytest.approx(np.nanmean([image.aji_plus for image in images]))
+    assert row["dg"] == pytest.approx(np.nanmean([image.dg for image in images]))
+    assert (row["splits"], row["merges"]) == tuple(np.mean([(i.splits, i.merges) for i in images], axis=0))
+    found = scores_by_length(images)
+    assert len(found) > 1
+    assert row["pq_by_length"] == {str(octave.shortest_px): pytest.approx(octave.pq) for octave in found}
+    assert row["recall_by_length"] == {str(octave.shortest_px): pytest.approx(octave.recall) for octave in found}
+    (second,) = scores_by_length([images[1]])
+    assert row["by_class"]["2"]["recall_by_length"] == {str(second.shortest_px): pytest.approx(second.recall)}
+    assert row["by_class"]["2"]["splits"] == images[1].splits
+
+
+def test_further_scores_of_seeds_are_averaged_per_image_and_pooled_by_length() -> None:
+    (row,) = rows([with_extras(FAR, seed=1), with_extras(EXACT, seed=0)])
+    far, exact = ([evaluate_extras(*pair) for pair in zip(TRUTHS, seed, strict=True)] for seed in (FAR, EXACT))
+    assert row.aji_plus == pytest.approx(
+        np.nanmean([(a.aji_plus + b.aji_plus) / 2 for a, b in zip(far, exact, strict=True)])
+    )
+    assert row.pq_by_length == {str(octave.shortest_px): octave.pq for octave in scores_by_length([*far, *exact])}
+
+
+def test_further_scores_are_unknown_where_a_record_is_older(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old, new = record(CLOSE), with_extras(CLOSE, seed=1)
+    (alone,) = json.loads(to_json(rows(load_records([save(tmp_path, old)]))))
+    assert {alone[name] for name in FURTHER} == {None}
+    assert {alone["by_class"]["1"][name] for name in FURTHER} == {None}
+    (mixed,) = json.loads(to_json(rows([old, new])))
+    assert {mixed[name] for name in FURTHER} == {None}
+    assert mixed["aji"] == alone["aji"]
+    assert caplog.text == ""
+    (holed,) = rows([with_extras([EXACT[0], None, *EXACT[2:]])])
+    assert holed.aji_plus == 1
+    (failed,) = rows([crashed()])
+    assert failed.pq_by_length is failed.splits is None
+
+
+def test_a_record_whose_extras_are_torn_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    torn = with_extras(CLOSE)
+    assert torn.images[0].extras is not None
+    del torn.images[0].extras["splits"]
+    assert load_records([save(tmp_path, torn, with_extras(FAR, seed=1))]) == [with_extras(FAR, seed=1)]
+    assert "KeyError: 'splits'" in caplog.text
 
 
 def test_scores_by_class() -> None:

@@ -18,6 +18,7 @@ from conftest import make_squares
 
 from crystalbench._files import path_sha256
 from crystalbench.data import open_dataset, read_labels, write_split
+from crystalbench.evaluation import evaluate_extras
 from crystalbench.experiment._jobs import PlannedImage, PredictJob
 from crystalbench.experiment._predict import predict, read_images
 from crystalbench.registry import find_method
@@ -175,6 +176,7 @@ def test_a_record_says_everything(workshop: Workshop) -> None:
         assert image["pixels_sha256"] == samples[image["image"]].pixel_hash
         labels = read_labels(folder / "labels" / f"{image['image']}.png")
         assert len(image["scores"]["areas_prediction"]) == labels.max()
+        assert image["extras"] == evaluate_extras(samples[image["image"]].label, labels).to_row()
     assert all((folder / overlay).exists() for overlay in record["overlays"])  # type: ignore[attr-defined]
 
 
@@ -394,6 +396,16 @@ def test_a_new_evaluator_scores_again_without_predicting(squares: Path, tmp_path
     for record in before:
         assert newest[record.image].seconds == record.seconds
         assert newest[record.image].scores == record.scores
+        assert newest[record.image].extras == record.extras
+
+
+def test_results_from_before_the_further_scores_are_not_scored_again(squares: Path, tmp_path: Path) -> None:
+    job, dataset = predict_job(squares, tmp_path / "run"), open_dataset(squares)
+    predict(job, find_method("truth").build(job.values), dataset, lambda *_: None)
+    older = [record.model_dump(exclude={"extras"}) for record in read_images(job.folder)]
+    (job.folder / "images.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in older))
+    predict(job, find_method("empty").build(job.values), dataset, lambda *_: None)
+    assert [record.model_dump() for record in read_images(job.folder)] == [{**line, "extras": None} for line in older]
 
 
 def test_seeds_share_nothing_and_limit_marks_the_row(workshop: Workshop) -> None:

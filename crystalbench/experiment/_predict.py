@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from crystalbench._exceptions import CrystalbenchError, LabelError
 from crystalbench._files import write_atomic
 from crystalbench.data import Dataset, Sample, difficulty_class, read_labels, write_labels
 from crystalbench.data._dataset import pixel_hash
-from crystalbench.evaluation import ImageScores, evaluate
+from crystalbench.evaluation import ImageScores, evaluate_extras
 from crystalbench.experiment._jobs import (
     IMAGES_FILE,
     LABELS_FOLDER,
@@ -116,8 +117,8 @@ def _one(
     if before is not None:
         file = labels_file(folder, sample.name)
         assert file is not None
-        scores = evaluate(truth, read_labels(file))
-        return result.model_copy(update={**before.model_dump(include=_OF_PREDICTION), "scores": scores.to_row()})
+        told = before.model_dump(include=_OF_PREDICTION)
+        return result.model_copy(update={**told, **_scored(truth, read_labels(file))})
     try:
         labels, measured = timed(segmenter, sample, image)
     except CrystalbenchError as error:
@@ -128,7 +129,13 @@ def _one(
         return result.model_copy(update={"status": "failed", "error": f"{type(error).__name__}: {error}"})
     # Outside of the try: a full disk is no fault of the method, and ends the job.
     write_labels(folder / LABELS_FOLDER, sample.name, labels)
-    return result.model_copy(update={"scores": evaluate(truth, labels).to_row(), **measured})
+    return result.model_copy(update={**_scored(truth, labels), **measured})
+
+
+def _scored(truth: NDArray[Any], labels: NDArray[Any]) -> dict[str, Any]:
+    """Return what an :class:`ImageRecord` says of the scores."""
+    extras = evaluate_extras(truth, labels)
+    return {"scores": extras.scores.to_row(), "extras": extras.to_row()}
 
 
 def timed(segmenter: Segmenter, sample: Sample, image: Image) -> tuple[Labels, Mapping[str, Any]]:

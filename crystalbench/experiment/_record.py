@@ -68,8 +68,9 @@ class TrainingRecord(_Part):
 
 
 class ImageRecord(_Part):
-    """One image's result. ``scores`` are integers from which every score is recomputed.
+    """One image's result. ``scores`` and ``extras`` are integers from which every score is recomputed.
 
+    ``extras`` are those of the further scores, null in records that are older than these.
     ``difficulty`` is the class, ``seconds`` the time of one prediction (host array in, labels out), or what
     the method told in its place (``latency_told``), ``details`` what else it tells; ``pixels_sha256`` is that
     of the decoded image and truth, whatever their files.
@@ -83,6 +84,7 @@ class ImageRecord(_Part):
     group: str
     difficulty: Literal[1, 2, 3]
     scores: dict[str, Any] | None = None
+    extras: dict[str, Any] | None = None
     seconds: float | None = None
     latency_told: bool = False
     stages: dict[str, float] = {}

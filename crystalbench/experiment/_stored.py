@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from crystalbench._exceptions import ConfigurationError
-from crystalbench.evaluation import ImageScores
+from crystalbench.evaluation import ImageExtras, ImageScores
 from crystalbench.experiment._jobs import RECORD_FILE
 from crystalbench.experiment._record import SCHEMA, Record
 
@@ -22,7 +22,10 @@ def parse_record(path: Path) -> Record:
         raise ValueError(f"schema {record.schema_version} needs a newer crystalbench")
     for image in record.images:
         if image.scores is not None:
-            ImageScores.from_row(image.scores).to_json()
+            scores = ImageScores.from_row(image.scores)
+            scores.to_json()
+            if image.extras is not None:
+                ImageExtras.from_row(scores, image.extras).to_json()
     return record
 
 

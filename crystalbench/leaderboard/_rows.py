@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from crystalbench._files import canonical_json
 from crystalbench.config import flatten
-from crystalbench.evaluation import ImageScores, compare_all, mean_interval, rank_intervals
+from crystalbench.evaluation import ImageExtras, ImageScores, compare_all, mean_interval, rank_intervals
+from crystalbench.evaluation._extras import EXTRA_SCALARS, by_length_to_json
 from crystalbench.evaluation._scores import nan_to_none, panoptic_quality
 from crystalbench.evaluation._summary import mean_and_std
 from crystalbench.experiment._record import Latency, Record
@@ -33,9 +34,16 @@ _FIELDS = {
     "mre_acs": "acs_relative_error",
 }
 _OTHER_MACHINES = "no latency: the seeds were timed on different machines, numbers of threads or by other protocols"
-_Scored = tuple[int, list[ImageScores]]
 _ImageName = tuple[str, str, str]
 """Data set, its content, image."""
+
+
+class _Scored(NamedTuple):
+    """One image: its difficulty class, the scores of its seeds, and their further ones, None in older records."""
+
+    difficulty: int
+    seeds: list[ImageScores]
+    extras: list[ImageExtras | None]
 
 
 class Scores(BaseModel):
@@ -45,6 +53,10 @@ class Scores(BaseModel):
     ``mae_acs`` and ``mre_acs`` are means of the per-image errors (paper, section IV-C). ``n_undefined``
     counts the images whose truth has no crystal, so that their ACS errors, and without a prediction their PQ,
     are undefined; ``n_no_prediction`` those where the truth has crystals and a seed found none.
+
+    ``aji_plus``, ``splits``, ``merges`` (crystals an image) and ``dg`` (signed) are means too, ``pq_by_length`` and
+    ``recall_by_length`` of the crystals of all images together, by the shortest length of an octave in pixels. All
+    six are null where a record is older than these scores.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,6 +77,12 @@ class Scores(BaseModel):
     mae_acs: float | None
     mre_acs: float | None
     mre_acs_std: float | None
+    aji_plus: float | None
+    splits: float | None
+    merges: float | None
+    dg: float | None
+    pq_by_length: dict[str, float | None] | None
+    recall_by_length: dict[str, float | None] | None
 
 
 class ClassScores(Scores):
@@ -229,7 +247,7 @@ def _row(group: Sequence[Record], pixels: Mapping[_ImageName, set[str]]) -> Row:
     image_pq = _image_pq(seeds, scored)
     low, high = mean_interval([image.pq for image in image_pq.values()], [image.group for image in image_pq.values()])
     n_images = max(record.n_planned for record in seeds)
-    n_failed = n_images - sum(len(scores) == len(seeds) for _, scores in images)
+    n_failed = n_images - sum(len(image.seeds) == len(seeds) for image in images)
     info = newest.info
     return Row(
         method=newest.method,
@@ -250,7 +268,7 @@ def _row(group: Sequence[Record], pixels: Mapping[_ImageName, set[str]]) -> Row:
         status=worst.status,
         error=worst.error.model_dump() if worst.error else None,
         control=info.control,
-        **_scores([scores for _, scores in images]),
+        **_scores(images),
         pq_low=nan_to_none(low),
         pq_high=nan_to_none(high),
         images=image_pq,
@@ -337,36 +355,50 @@ def _scored_images(seeds: Sequence[Record]) -> dict[str, _Scored]:
     for record in seeds:
         for image in record.images:
             if image.status == "ok" and image.scores is not None:
-                _, scores = found.setdefault(image.image, (image.difficulty, []))
-                scores.append(ImageScores.from_row(image.scores))
+                one = found.setdefault(image.image, _Scored(image.difficulty, [], []))
+                scores = ImageScores.from_row(image.scores)
+                one.seeds.append(scores)
+                one.extras.append(None if image.extras is None else ImageExtras.from_row(scores, image.extras))
     return {name: found[name] for name in sorted(found)}
 
 
 def _image_pq(seeds: Sequence[Record], scored: Mapping[str, _Scored]) -> dict[str, ImagePQ]:
     groups = {image.image: image.group for record in seeds for image in record.images}
-    means = _seed_means([scores for _, scores in scored.values()], "pq")
+    means = _seed_means([one.seeds for one in scored.values()], "pq")
     return {name: ImagePQ(pq, groups[name]) for name, pq in zip(scored, means, strict=True)}
 
 
 def _by_class(images: Sequence[_Scored]) -> dict[str, ClassScores]:
-    members = {c: [scores for difficulty, scores in images if difficulty == c] for c in _CLASSES}
+    members = {c: [image for image in images if image.difficulty == c] for c in _CLASSES}
     return {str(c): ClassScores(n=len(found), **_scores(found)) for c, found in members.items()}
 
 
-def _scores(images: Sequence[Sequence[ImageScores]]) -> dict[str, Any]:
-    """Return the fields of :class:`Scores`; ``images`` holds for each image the scores of its seeds."""
+def _scores(images: Sequence[_Scored]) -> dict[str, Any]:
+    """Return the fields of :class:`Scores`."""
+    by_image = [image.seeds for image in images]
     values: dict[str, float] = {}
     for column, field in _FIELDS.items():
-        values[column], values[f"{column}_std"] = mean_and_std(_seed_means(images, field))
-    values["pq_pooled"] = panoptic_quality([score for seeds in images for score in seeds])
+        values[column], values[f"{column}_std"] = mean_and_std(_seed_means(by_image, field))
+    values["pq_pooled"] = panoptic_quality([score for seeds in by_image for score in seeds])
     return {
-        "n_undefined": sum(seeds[0].undefined for seeds in images),
-        "n_no_prediction": sum(any(score.no_prediction for score in seeds) for seeds in images),
+        "n_undefined": sum(seeds[0].undefined for seeds in by_image),
+        "n_no_prediction": sum(any(score.no_prediction for score in seeds) for seeds in by_image),
         **{name: nan_to_none(value) for name, value in values.items() if name in Scores.model_fields},
+        **_extras([image.extras for image in images]),
     }
 
 
-def _seed_means(images: Iterable[Sequence[ImageScores]], field: str) -> Iterator[float]:
+def _extras(images: Sequence[Sequence[ImageExtras | None]]) -> dict[str, Any]:
+    """Return the further fields of :class:`Scores`, null where there are not those of every image and seed."""
+    by_image = [[extras for extras in seeds if extras is not None] for seeds in images]
+    found = [extras for seeds in by_image for extras in seeds]
+    if not found or len(found) < sum(map(len, images)):
+        return dict.fromkeys((*EXTRA_SCALARS, "pq_by_length", "recall_by_length"))
+    means = {name: mean_and_std(_seed_means(by_image, name))[0] for name in EXTRA_SCALARS}
+    return {**{name: nan_to_none(mean) for name, mean in means.items()}, **by_length_to_json(found)}
+
+
+def _seed_means(images: Iterable[Sequence[ImageScores | ImageExtras]], field: str) -> Iterator[float]:
     """Yield each image's mean over the seeds that have this score."""
     for seeds in images:
         yield mean_and_std(getattr(score, field) for score in seeds)[0]
