@@ -18,9 +18,9 @@ import numpy as np
 import psutil
 import safetensors
 
-from crystalbench._exceptions import ConfigurationError, UnknownNameError
+from crystalbench._exceptions import UnknownNameError
 from crystalbench._subject import CHECKPOINT, ODD_SIZES, Subject, hurried_clock
-from crystalbench.config import PRESETS, ParameterSet, Tree, flatten, merge
+from crystalbench.config import PRESETS, ParameterSet, Tree, flatten, merge, search_lists
 from crystalbench.data import Sample
 from crystalbench.segmenter import Labels, Segmenter
 
@@ -284,9 +284,7 @@ CHECKS: dict[str, Check] = {
 
 def _searched(search: ParameterSet) -> Iterator[Tree]:
     """Yield each single value of the grids as the tree that sets it."""
-    for name, found in flatten(search.model_dump()):
-        if not isinstance(found, list):
-            raise ConfigurationError(f"search.{name}: write the values to try as a list (given: {found!r})")
+    for name, found in search_lists(search):
         for value in found:
             tree = value
             for key in reversed(name.split(".")):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crystalbench.data import Dataset
-    from crystalbench.experiment import Experiment, Record, Reproduction, Request
+    from crystalbench.experiment import Experiment, Record, Reproduction, Request, Tune
     from crystalbench.testing import Check, Result
 
 OK, SOME_FAILED, WRONG_CALL = 0, 1, 2
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
-        again = verb in (_run, _time, _reproduce, _data_make, _data_import) and error.errno in _DISK_FAILS
+        again = verb in (_run, _tune, _time, _reproduce, _data_make, _data_import) and error.errno in _DISK_FAILS
         advice = "; when that is mended, run the same command again" if again else ""
         print(f"crystalbench: {_reason(error)}{advice}", file=sys.stderr)
         return WRONG_CALL if isinstance(error, _WRONG_PATH) else SOME_FAILED
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_PrintVersion, nargs=0, help="print the version and exit")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_run(verbs)
+    _add_tune(verbs)
     _add_time(verbs)
     _add_leaderboard(verbs)
     _add_compare(verbs)
@@ -95,10 +96,35 @@ def _add_run(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     run = verbs.add_parser("run", help="train and test methods, and print the leaderboard")
     run.set_defaults(verb=_run)
     _add_request(run, timeout=None)
+    _add_tuned(run)
     add = run.add_argument
     add("--dry-run", action="store_true", help="say what would be done")
     add("--retry", choices=("failed",), help="only the experiments that failed before")
     add("--retrain", action="store_true", help="train again also what is trained")
+
+
+def _add_tune(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    tune = verbs.add_parser(
+        "tune",
+        help="choose a method's parameters on the validation images",
+        description="Try the values that a method's YAML lists in `search`; what --set gives is not searched. "
+        "The choice is in OUT/DATA/METHOD/tuned.yaml, for `crystalbench run --tuned`. The same command goes on "
+        "where one was killed; several share the work.",
+    )
+    tune.set_defaults(verb=_tune, tuned=False)
+    _add_request(tune, timeout=None)
+    add = tune.add_argument
+    add("--trainings", type=_positive, metavar="N", help="try N settings of `train` in all (the whole grid)")
+    add("--sampler", choices=("grid", "tpe"), default="grid", help="tpe: Optuna's, with --trainings (%(default)s)")
+    add("--storage", metavar="URL", help="the Optuna study, such as postgresql://user@host/name "
+        "(OUT/DATA/METHOD/tune/study.db)")  # fmt: skip
+    add("--retry", choices=("failed",), help="try again what failed before")
+    add("--dry-run", action="store_true", help="say how many trainings and points there are")
+
+
+def _add_tuned(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tuned", nargs="?", type=Path, const=True, default=False, metavar="FILE",
+        help="parameters that `crystalbench tune` chose (OUT/DATA/METHOD/tuned.yaml)")  # fmt: skip
 
 
 def _add_time(verbs: _Verbs[argparse.ArgumentParser]) -> None:
@@ -106,6 +132,7 @@ def _add_time(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     time.set_defaults(verb=_time)
     # A method that stands still would keep the turn from all others.
     _add_request(time, timeout=600.0)
+    _add_tuned(time)
     time.add_argument("--retime", action="store_true", help="time again also what was timed on this machine")
     time.add_argument("--json", action="store_true")
 
@@ -123,7 +150,12 @@ def _add_request(parser: argparse.ArgumentParser, timeout: float | None) -> None
     add("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE",
         help="such as train.lr=0.01 or 'infer.resize_factors=[input,0.25,0.5,1]'; "
         "with several methods sima.train.cp.lr=0.01")  # fmt: skip
-    add("--limit", type=_positive, metavar="N", help="test N images only; marked partial")
+    add(
+        "--limit",
+        type=_positive,
+        metavar="N",
+        help="N images only, of the test or in tune of the validation; marked partial",
+    )
     add("--timeout", type=_amount, metavar="S", default=timeout, help="end a job that makes no progress "
         f"for S seconds: no step that it reports, no image ({f'{timeout:g}' if timeout else 'none'})")  # fmt: skip
     add("--max-memory", type=_gigabytes, metavar="GB", help="end a job that holds more memory "
@@ -261,6 +293,7 @@ def _request(options: argparse.Namespace, console: Console) -> Request:
         threads=options.threads or _devices.cores(),
         isolated=options.isolated,
         unpickle=options.unpickle_weights,
+        tuned=options.tuned,
         out=options.out,
     )
 
@@ -310,6 +343,55 @@ def _print_results(experiments: Sequence[Experiment], records: Sequence[Record])
             failed = next((job for job in experiment.trainings.values() if not job.is_done), experiment)
             print(f"{record.method} {record.status}: see {failed.folder / 'log.txt'}", file=sys.stderr)
             print(record.error.log_tail, file=sys.stderr)
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from crystalbench._exceptions import WorkerError
+    from crystalbench.experiment import Limits, Tune, plan_searches, reporter
+
+    console = _stderr()
+    say = reporter(console)
+    limits = Limits(options.timeout, options.max_memory)
+    searches = plan_searches(_request(options, console), say.say)
+    status = OK
+    for search in searches:
+        retry = bool(options.retry) and not options.dry_run
+        tune = Tune(search, say, options.sampler, options.trainings, options.storage, retry, limits)
+        if options.dry_run:
+            _print_search(tune)
+            continue
+        try:
+            _print_tuned(tune)
+        except WorkerError as error:
+            print(f"crystalbench: {error}", file=sys.stderr)
+            status = SOME_FAILED
+    return status
+
+
+def _print_search(tune: Tune) -> None:
+    search, trained, n_points = tune.search, 0, 0
+    print(f"{search.method.name} on {len(search.samples)} validation images, preset {search.request.preset}")
+    for stage in tune.plan():
+        print(f"stage {stage.name:12} {stage.described}")
+        trained += stage.trainings
+        n_points += len(stage.points)
+    print(f"in all: {trained} trainings, {n_points} points")
+
+
+def _print_tuned(tune: Tune) -> None:
+    from crystalbench._console import screen
+    from crystalbench.experiment import points_table
+
+    tuned, records = tune()
+    screen().print(points_table(records))
+    cost = tuned.cost
+    trainings = ", ".join(f"{count} of {name}" for name, count in cost.trainings_by_component.items())
+    print(
+        f"{tuned.method}: PQ {100 * tuned.pq:.1f} % on {tuned.n_images} validation images; {cost.points} points of "
+        f"{cost.trainings} trainings{f' ({trainings})' if trainings else ''} took {cost.device_s:.3g} s on the device, "
+        f"point by point {cost.device_s_point_by_point:.3g} s"
+    )
+    print(f"chosen: {tune.file}; crystalbench run --tuned takes it")
 
 
 def _time(options: argparse.Namespace) -> int:

@@ -188,6 +188,20 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + name, item
 
 
+def search_lists(search: ParameterSet) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the values to try of each parameter, by dotted name.
+
+    Raises
+    ------
+    ConfigurationError
+        Where they are not in a list, or the list is empty.
+    """
+    for name, found in flatten(search.model_dump()):
+        if not isinstance(found, list) or not found:
+            raise ConfigurationError(f"search.{name}: write the values to try as a list (given: {found!r})")
+        yield name, found
+
+
 def override(values: Tree, settings: Sequence[tuple[list[str], Any]], components: Sequence[str]) -> Tree:
     """Lay parsed settings over a method's values; with one component its name may be left out.
 

@@ -2,10 +2,12 @@
 
 from crystalbench.experiment._isolated import check_isolated
 from crystalbench.experiment._plan import Experiment, Request, Training, plan
+from crystalbench.experiment._points_table import points_table
 from crystalbench.experiment._progress import reporter
 from crystalbench.experiment._record import ImageRecord, Record
 from crystalbench.experiment._reproduce import Reproducer, Reproduction, told_data
 from crystalbench.experiment._run import Run, read_record
+from crystalbench.experiment._search import Tune, plan_searches
 from crystalbench.experiment._stored import open_record
 from crystalbench.experiment._time import Timed, TimeRun
 from crystalbench.experiment._watch import Limits
@@ -22,9 +24,12 @@ __all__ = [
     "TimeRun",
     "Timed",
     "Training",
+    "Tune",
     "check_isolated",
     "open_record",
     "plan",
+    "plan_searches",
+    "points_table",
     "read_record",
     "reporter",
     "told_data",

@@ -20,6 +20,7 @@ DESCRIPTION_FILE = "description.json"
 TRAINING_FILE = "training.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 IMAGES_FILE = "images.jsonl"
+SCORES_FILE = "scores.jsonl"
 RECORD_FILE = "record.json"
 LABELS_FOLDER = "labels"
 OVERLAYS_FOLDER = "overlays"
@@ -68,6 +69,24 @@ class PredictJob(_Job):
     images: tuple[PlannedImage, ...]
 
 
+class PlannedPoint(BaseModel):
+    """One setting of all parameters to be scored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    key: str
+    values: Tree
+
+
+class ScoreJob(_Job):
+    """Score many points of one trained model; no labels are kept. ``state`` is the key of all else scores depend on."""
+
+    kind: Literal["score"] = "score"
+    points: tuple[PlannedPoint, ...]
+    images: tuple[str, ...]
+    state: str
+
+
 class TimeJob(_Job):
     """Predict images one after the other, each call when it has the turn; no labels are kept.
 
@@ -93,7 +112,7 @@ class DescribeJob(BaseModel):
     threads: int = 1
 
 
-Job = TrainJob | PredictJob | TimeJob | DescribeJob
+Job = TrainJob | PredictJob | ScoreJob | TimeJob | DescribeJob
 _ADAPTER: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 
 

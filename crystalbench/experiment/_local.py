@@ -27,6 +27,7 @@ from crystalbench.experiment._jobs import (
     Job,
     PredictJob,
     Progress,
+    ScoreJob,
     TimeJob,
     TrainJob,
     read_progress,
@@ -35,6 +36,7 @@ from crystalbench.experiment._jobs import (
 from crystalbench.experiment._log import CappedLog, log_tail
 from crystalbench.experiment._predict import keep_current, read_images
 from crystalbench.experiment._record import Failure, Outcome
+from crystalbench.experiment._score import read_rows
 from crystalbench.experiment._watch import Limits, Watch
 
 _POLL_S = 0.1
@@ -109,7 +111,7 @@ class Worker:
 
 def _forget_failures(job: Job) -> None:
     """Leave only results that stand: the failures of an earlier attempt would look like this one's."""
-    if isinstance(job, TimeJob):
+    if isinstance(job, TimeJob | ScoreJob):
         (job.folder / PROGRESS_FILE).unlink(missing_ok=True)
         (job.folder / TIMES_FILE).unlink(missing_ok=True)
     # Where a worker of a killed run is still busy in the folder, it and the next worker go on from what is there.
@@ -192,6 +194,9 @@ def _is_done(job: Job) -> bool:
         return (job.folder / TIMES_FILE).exists()
     if isinstance(job, DescribeJob):
         return (job.folder / DESCRIPTION_FILE).exists()
+    if isinstance(job, ScoreJob):
+        done = read_rows(job.folder, job.state)
+        return all((point.key, image) in done for point in job.points for image in job.images)
     return {image.score_key for image in job.images} <= {image.score_key for image in read_images(job.folder)}
 
 

@@ -9,20 +9,24 @@ from pathlib import Path
 from crystalbench import _devices
 from crystalbench._exceptions import ConfigurationError
 from crystalbench._files import canonical_json, file_sha256, sha256
-from crystalbench.config import Preset, Tree, override, parse_settings
+from crystalbench.config import Preset, Tree, merge, override, parse_settings, search_lists
 from crystalbench.data import Dataset, Sample
 from crystalbench.evaluation import EVALUATOR_VERSION
 from crystalbench.experiment._isolated import isolate
 from crystalbench.experiment._jobs import CHECKPOINT_FILE, PlannedImage, PredictJob, TrainJob, read_training
 from crystalbench.experiment._keys import isolation, key_of, prediction_base, training_key
-from crystalbench.registry import Method, choose_methods, find_method
+from crystalbench.experiment._tuned import Tuned, Tuning, read_tuned, tuned_file
+from crystalbench.registry import Method, choose_methods
 
 SPLIT = "fixed"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What ``crystalbench run`` was asked to do; ``device`` and ``threads`` are resolved already."""
+    """What ``crystalbench run`` was asked to do; ``device`` and ``threads`` are resolved already.
+
+    ``tuned`` is the file of tuned parameters, or true for the one that ``crystalbench tune`` writes.
+    """
 
     methods: tuple[str, ...]
     dataset: Dataset
@@ -36,6 +40,7 @@ class Request:
     threads: int = _devices.cores()
     isolated: bool = False
     unpickle: bool = False
+    tuned: Path | bool = False
     out: Path = Path("runs")
 
 
@@ -65,9 +70,9 @@ class Training:
     def job(self) -> TrainJob:
         """Return the job for a worker."""
         return TrainJob(
-            **_common(self.request, self.method, self.values, self.seed),
+            **job_basis(self.request, self.method, self.values, self.seed),
             dataset=self.dataset.root,
-            checkpoints=_checkpoints(self.requires),
+            checkpoints=checkpoint_files(self.requires),
             folder=self.folder.resolve(),
             component=self.component,
             split=SPLIT,
@@ -88,6 +93,7 @@ class Experiment:
     samples: tuple[Sample, ...]
     split_sha256: str
     key: str
+    tuning: Tuning | None = None
 
     @property
     def folder(self) -> Path:
@@ -97,9 +103,9 @@ class Experiment:
     def job(self, checkpoints: Mapping[str, str]) -> PredictJob:
         """Return the job for a worker; ``checkpoints`` are the sha256 of the trained components."""
         return PredictJob(
-            **_common(self.request, self.method, self.values, self.seed),
+            **job_basis(self.request, self.method, self.values, self.seed),
             dataset=self.request.dataset.root,
-            checkpoints=_checkpoints(self.trainings),
+            checkpoints=checkpoint_files(self.trainings),
             folder=self.folder.resolve(),
             images=tuple(self._planned(checkpoints)),
         )
@@ -126,7 +132,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class _Parts:
+class Parts:
     """Which images train and validate (of ``trained``), which are tested, and the identity of both."""
 
     trained: Dataset
@@ -149,38 +155,61 @@ def plan(request: Request, say: Callable[[str], None]) -> list[Experiment]:
     ------
     ConfigurationError
         For unknown methods, keys or values, a ``--set`` that does not say which method it means, a parameter
-        that the user must give, ``--train-data`` that holds images of the test, or an environment that
-        cannot be built.
+        that the user must give, ``--train-data`` that holds images of the test, ``--tuned`` without its file, or
+        an environment that cannot be built.
     SplitError
         Where the data cannot be split.
     """
-    methods = _importable(choose_methods(request.methods, request.adapters), request, say)
-    if request.isolated:
-        methods = isolate(methods, say)
+    methods = find_request_methods(request, say)
     settings = parse_settings(request.settings, list(methods))
-    parts = _parts(request)
+    parts = find_parts(request)
+    tuned = {name: find_tuned(request, method, parts.trained) for name, method in methods.items()}
     experiments = []
     for seed in request.seeds:
         for name, method in methods.items():
-            values = override(method.config.values(request.preset), settings[name], list(method.components))
+            found = tuned[name]
+            preset = merge(method.config.values(request.preset), found.overrides.model_dump() if found else {})
+            values = override(preset, settings[name], list(method.components))
             if not _is_left_out(request, method, values):
-                experiments.append(_experiment(request, method, method.parameters(values), seed, parts))
+                values = method.parameters(values)
+                experiments.append(_experiment(request, method, values, seed, parts, found.cost if found else None))
     return experiments
 
 
-def replan(request: Request, values: Tree, say: Callable[[str], None]) -> Experiment:
-    """Return the experiment of the one method and seed of ``request`` with ``values``, which a record holds.
+def replan(request: Request, values: Tree, tuning: Tuning | None, say: Callable[[str], None]) -> Experiment:
+    """Return the experiment of the one method and seed of ``request`` with ``values`` and ``tuning`` of a record.
 
     Raises
     ------
     ConfigurationError, SplitError
         As :func:`plan`.
     """
-    (name,) = request.methods
-    method = find_method(name, request.adapters)
-    if request.isolated:
-        method = isolate({name: method}, say)[name]
-    return _experiment(request, method, method.parameters(values), request.seeds[0], _parts(request))
+    (method,) = find_request_methods(request, say).values()
+    return _experiment(request, method, method.parameters(values), request.seeds[0], find_parts(request), tuning)
+
+
+def find_request_methods(request: Request, say: Callable[[str], None]) -> dict[str, Method]:
+    """Return the methods of a request by name; ``say`` is told what is left out, and which environments are built."""
+    methods = _importable(choose_methods(request.methods, request.adapters), request, say)
+    return isolate(methods, say) if request.isolated else methods
+
+
+def find_tuned(request: Request, method: Method, dataset: Dataset) -> Tuned | None:
+    """Return what a search has chosen for a method, where the request asks for that; None where it does not.
+
+    Without a file the one is read that ``crystalbench tune`` writes; what has nothing to search needs none.
+
+    Raises
+    ------
+    ConfigurationError
+        Where there is no file, or it was chosen for another method, preset or data set.
+    """
+    if request.tuned is False or (request.tuned is True and not any(search_lists(method.config.search))):
+        return None
+    if request.tuned is not True and request.methods != (method.name,):
+        raise ConfigurationError("--tuned FILE is of one method: give one --method, or leave out FILE")
+    file = tuned_file(request.out, request.dataset.name, method.name) if request.tuned is True else request.tuned
+    return read_tuned(file, method.name, request.preset, dataset.name, identity_sha256(dataset))
 
 
 def _importable(methods: dict[str, Method], request: Request, say: Callable[[str], None]) -> dict[str, Method]:
@@ -204,7 +233,7 @@ def _is_left_out(request: Request, method: Method, values: Tree) -> bool:
     return bool(lacking)
 
 
-def _parts(request: Request) -> _Parts:
+def find_parts(request: Request) -> Parts:
     """Return which images train, validate and test."""
     dataset = request.train_dataset or request.dataset
     split = dataset.split(SPLIT)
@@ -214,7 +243,7 @@ def _parts(request: Request) -> _Parts:
     training = {"train": dataset.identity(split.train), "val": dataset.identity(split.val)}
     if request.train_dataset:
         _refuse_leaks([*split.train, *split.val], tested)
-    return _Parts(dataset, training, tuple(tested), request.dataset.identity(tested))
+    return Parts(dataset, training, tuple(tested), request.dataset.identity(tested))
 
 
 def _refuse_leaks(trained: Sequence[Sample], tested: Sequence[Sample]) -> None:
@@ -227,8 +256,10 @@ def _refuse_leaks(trained: Sequence[Sample], tested: Sequence[Sample]) -> None:
         )
 
 
-def _experiment(request: Request, method: Method, values: Tree, seed: int, parts: _Parts) -> Experiment:
-    trainings = _trainings(request, method, values, seed, parts)
+def _experiment(
+    request: Request, method: Method, values: Tree, seed: int, parts: Parts, tuning: Tuning | None
+) -> Experiment:
+    trainings = plan_trainings(request, method, values, seed, parts)
     return Experiment(
         method=method,
         values=values,
@@ -237,6 +268,7 @@ def _experiment(request: Request, method: Method, values: Tree, seed: int, parts
         trainings=trainings,
         samples=parts.tested[: request.limit],
         split_sha256=parts.sha256,
+        tuning=tuning,
         key=key_of(
             method=method.name,
             class_name=method.config.class_name,
@@ -254,7 +286,7 @@ def _experiment(request: Request, method: Method, values: Tree, seed: int, parts
     )
 
 
-def _trainings(request: Request, method: Method, values: Tree, seed: int, parts: _Parts) -> dict[str, Training]:
+def plan_trainings(request: Request, method: Method, values: Tree, seed: int, parts: Parts) -> dict[str, Training]:
     trainings: dict[str, Training] = {}
     for name, component in method.components.items():
         requires = {required: trainings[required] for required in component.requires}
@@ -277,11 +309,13 @@ def identity_sha256(dataset: Dataset) -> str:
     return sha256(canonical_json(dataset.identity(dataset.samples)))
 
 
-def _checkpoints(trainings: Mapping[str, Training]) -> dict[str, Path]:
+def checkpoint_files(trainings: Mapping[str, Training]) -> dict[str, Path]:
+    """Return the checkpoint of each trained component."""
     return {name: training.folder.resolve() / CHECKPOINT_FILE for name, training in trainings.items()}
 
 
-def _common(request: Request, method: Method, values: Tree, seed: int) -> Tree:
+def job_basis(request: Request, method: Method, values: Tree, seed: int) -> Tree:
+    """Return what all jobs are told."""
     return {
         "method": method.name,
         "adapters": request.adapters,

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from crystalbench.evaluation import EVALUATOR_VERSION
+from crystalbench.experiment._tuned import Tuning
 from crystalbench.segmenter import MethodInfo
 
 SCHEMA = 1
@@ -116,7 +117,8 @@ class Record(_Part):
 
     ``changes`` are the parameters, by dotted name, that are not those of the preset. ``latency`` is that of the run
     itself; one that :mod:`crystalbench.experiment._latency` reads from beside the record takes its place on the board,
-    with ``latency_reference`` for the same method around its library's own post-processing.
+    with ``latency_reference`` for the same method around its library's own post-processing. ``tuning`` is what it cost
+    to choose the parameters, null where no search did.
     """
 
     schema_version: int = SCHEMA
@@ -136,6 +138,7 @@ class Record(_Part):
     precision: str = "float32"
     threads: int
     limit: int | None = None
+    tuning: Tuning | None = None
     status: Status
     error: Failure | None = None
     trainings: dict[str, TrainingRecord] = {}

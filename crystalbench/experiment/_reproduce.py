@@ -115,7 +115,7 @@ class Reproducer:
             holds anything else.
         """
         self._check_data(record)
-        experiment = replan(self._request(record, reporter), record.parameters, reporter.say)
+        experiment = replan(self._request(record, reporter), record.parameters, record.tuning, reporter.say)
         self._check_plan(record, experiment, reporter)
         self._claim(record, experiment)
         (again,) = Run([experiment], reporter)()

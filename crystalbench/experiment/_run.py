@@ -86,7 +86,7 @@ class Run:
             failure = Failure(type=type(error).__name__, message=str(error), log_tail=traceback.format_exc())
             return self._finish(experiment, None, Outcome("failed", failure), start)
         before = read_record(experiment.folder)
-        if before is not None and _is_complete(before, job) and _tells_of_trainings(before, experiment):
+        if before is not None and _is_complete(before, job) and _tells_of_choices(before, experiment):
             self.reporter.say(f"{_title(experiment)}: done before, nothing to do")
             return before
         with self._recorded(experiment, job, start), self.reporter.task(f"{_title(experiment)}: predict") as update:
@@ -139,11 +139,12 @@ def _is_complete(record: Record, job: PredictJob) -> bool:
     )
 
 
-def _tells_of_trainings(record: Record, experiment: Experiment) -> bool:
-    """Say whether ``record`` tells of the trainings as they are: one may have been done again since."""
+def _tells_of_choices(record: Record, experiment: Experiment) -> bool:
+    """Say whether ``record`` tells of tuning and trainings as they are: one may have been done again since."""
     trainings = _trainings(experiment)
     told = {name: _training_record(result) for name, result in trainings.items()}
-    return record.trainings == told and record.warnings == _warnings(experiment, trainings)
+    known = (record.tuning, record.trainings) == (experiment.tuning, told)
+    return known and record.warnings == _warnings(experiment, trainings)
 
 
 def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, start: str) -> Record:
@@ -175,6 +176,7 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
         device_name=_devices.device_name(request.device),
         threads=request.threads,
         limit=request.limit,
+        tuning=experiment.tuning,
         status=outcome.status,
         error=outcome.failure,
         trainings={name: _training_record(result) for name, result in trainings.items()},

@@ -1,8 +1,8 @@
 """The worker process: does one job and leaves files.
 
 ``python -m crystalbench.experiment._worker FOLDER/job.json PIPE`` trains one component, predicts and scores
-images, times predictions, or describes a method. It may be killed at any moment: the next worker with the same
-job goes on where this one stood, or begins again where only the whole is of use.
+images, scores the points of a search, times predictions, or describes a method. It may be killed at any moment: the
+next worker with the same job goes on where this one stood, or begins again where only the whole is of use.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from crystalbench.experiment._jobs import (
     Job,
     PredictJob,
     Progress,
+    ScoreJob,
     TimeJob,
     TrainingResult,
     TrainJob,
@@ -48,6 +49,7 @@ from crystalbench.experiment._jobs import (
 from crystalbench.experiment._keys import init_sha256, source_sha256
 from crystalbench.experiment._predict import predict
 from crystalbench.experiment._provenance import now, provenance
+from crystalbench.experiment._score import score
 from crystalbench.experiment._turns import take_turns
 from crystalbench.registry import Method, find_method
 from crystalbench.segmenter import Segmenter
@@ -80,6 +82,8 @@ def _do(job: Job) -> None:
         _train(job)
     elif isinstance(job, PredictJob):
         _predict(job)
+    elif isinstance(job, ScoreJob):
+        _score(job)
     elif isinstance(job, TimeJob):
         _time(job)
     else:
@@ -159,6 +163,11 @@ def _predict(job: PredictJob) -> None:
     context = _JobContext(job.seed, job.device, job.threads, job.folder, job.checkpoints)
     dataset = open_dataset(job.dataset)
     predict(job, _loaded(method, job), dataset, context.report)
+
+
+def _score(job: ScoreJob) -> None:
+    context = _JobContext(job.seed, job.device, job.threads, job.folder, job.checkpoints)
+    score(job, find_method(job.method, job.adapters), open_dataset(job.dataset), context.report)
 
 
 def _time(job: TimeJob) -> None:

@@ -20,6 +20,7 @@ from crystalbench.evaluation._extras import EXTRA_SCALARS, by_length_to_json
 from crystalbench.evaluation._scores import nan_to_none, panoptic_quality
 from crystalbench.evaluation._summary import mean_and_std
 from crystalbench.experiment._record import Latency, Record
+from crystalbench.experiment._tuned import Tuning
 
 _CLASSES = (1, 2, 3)
 _SEVERITY = ("ok", "missing", "interrupted", "timeout", "oom", "failed", "crashed")
@@ -108,7 +109,7 @@ class Row(Scores):
     is the mean in seconds, ``latency_reference_s`` that with the post-processing of the method's own library, and
     ``latency_conditions`` machine, threads and protocol; null where those of the seeds differ. ``changes`` are
     the settings that are not the preset's; ``variant`` names them, and what else tells apart rows that would
-    look the same.
+    look the same. ``tuning`` is what the search for the settings cost, null where there was none.
     """
 
     method: str
@@ -145,6 +146,7 @@ class Row(Scores):
     variant: str | None = None
     settings: dict[str, Any]
     changes: dict[str, Any]
+    tuning: Tuning | None
     split_name: str
     split_sha256: str
     dataset_sha256: str
@@ -285,6 +287,7 @@ def _row(group: Sequence[Record], pixels: Mapping[_ImageName, set[str]]) -> Row:
         weights=next(filter(None, map(_weights, seeds)), None),
         settings=newest.parameters,
         changes=newest.changes,
+        tuning=newest.tuning,
         key=[record.key for record in seeds],
         warnings=[*_other_pixels(newest, pixels), *_warnings(seeds, surplus)],
     )

@@ -1,0 +1,585 @@
+"""Searches of a small method of our own that writes down everything it does, and of real ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from conftest import make_squares
+
+from crystalbench._exceptions import ConfigurationError
+from crystalbench.cli import main
+from crystalbench.config import ParameterSet
+from crystalbench.data import open_dataset
+from crystalbench.evaluation import evaluate
+from crystalbench.experiment._grid import drawn, read_grid, shares
+from crystalbench.experiment._jobs import read_job
+from crystalbench.experiment._score import ScoreRow
+from crystalbench.registry import find_method
+
+ADAPTER = """
+import json, os, time
+from pathlib import Path
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from skimage.measure import label
+from crystalbench import Component, MethodInfo, Parameters, Segmenter
+
+NOTES = Path(os.environ["NOTES"])
+
+def note(what):
+    with NOTES.open("a") as file:
+        file.write(what + "\\n")
+
+class NetTrain(Parameters):
+    level: float = 0
+    epochs: int = 3
+
+class HeadTrain(Parameters):
+    offset: float = 0
+
+class Infer(Parameters):
+    gain: float = 1.0
+
+class Decode(Parameters):
+    threshold: float = 100.0
+
+class Searched(Segmenter):
+    info = MethodInfo(name="searched", title="Searched", licence="MIT")
+    components = (Component("net", NetTrain), Component("head", HeadTrain))
+    Infer, Decode = Infer, Decode
+
+    def fit(self, component, train, val, context):
+        own = self.train[component]
+        if component == "head":
+            note(f"train head {own.offset}")
+            save_file({"head": np.array([own.offset])}, context.folder / "checkpoint.safetensors")
+            return
+        if own.level == 13 and not NOTES.with_name("mended").exists():
+            note("fails")
+            raise RuntimeError("no luck with 13")
+        state = context.folder / "state.json"
+        epoch = json.loads(state.read_text()) if state.exists() else 0
+        while epoch < own.epochs:
+            time.sleep(0.1)
+            epoch += 1
+            temporary = state.with_suffix(".new")
+            temporary.write_text(json.dumps(epoch))
+            temporary.replace(state)
+            note(f"train net {own.level} epoch {epoch}")
+            context.report(epoch, own.epochs)
+        save_file({"net": np.array([own.level])}, context.folder / "checkpoint.safetensors")
+
+    def load(self, checkpoints, device):
+        super().load(checkpoints, device)
+        self.level = sum(float(load_file(file)[name][0]) for name, file in checkpoints.items())
+
+    def infer(self, image):
+        time.sleep(0.02)
+        note(f"infer {self.level} {self.infer_parameters.gain} {int(image.sum())}")
+        return image[..., 0] * self.infer_parameters.gain + self.level
+
+    def decode(self, raw, parameters):
+        if parameters.threshold == 13:
+            raise RuntimeError("no luck with this point")
+        return label(raw > parameters.threshold, connectivity=1).astype(np.int32)
+"""
+
+SEARCH = """
+train:
+  net: {level: [200, 0]}
+  head: {offset: [70, 5]}
+infer: {gain: [0.1, 1.0]}
+decode: {threshold: [30, 120]}
+"""
+
+POSTGRES = next(Path("/usr/lib/postgresql").glob("*/bin"), None)
+
+
+class Workshop:
+    """A data set, an adapter with a search, and the commands that run it."""
+
+    def __init__(self, folder: Path, search: str = SEARCH) -> None:
+        self.folder = folder
+        self.adapter = folder / "searched.py"
+        self.adapter.write_text(ADAPTER)
+        self.write(search)
+        self.notes = folder / "notes.txt"
+        self.notes.touch()
+        self.data = make_squares(folder / "squares", 12)
+        self.out = folder / "runs"
+        self.tune_folder = self.out / "squares" / "searched" / "tune"
+
+    def write(self, search: str) -> None:
+        settings = {"method": "searched", "search": yaml.safe_load(search), "presets": {"quick": {}, "standard": {}}}
+        self.adapter.with_suffix(".yaml").write_text(yaml.safe_dump(settings))
+
+    def start(self, verb: str, *extra: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "crystalbench", verb, "--method", "searched", "--adapter", str(self.adapter)]
+        command += ["--data", str(self.data), "--out", str(self.out), "--threads", "1", *extra]
+        environment = os.environ | {"NOTES": str(self.notes)}
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+    def run(self, verb: str, *extra: str, status: int = 0) -> str:
+        return finish(self.start(verb, *extra), status)
+
+    def noted(self) -> Counter[str]:
+        return Counter(self.notes.read_text().splitlines())
+
+    def trained(self) -> Counter[str]:
+        return Counter({note: count for note, count in self.noted().items() if note.startswith("train")})
+
+    def points(self) -> dict[str, dict[str, Any]]:
+        files = sorted(self.tune_folder.glob("*/point-*.json"))
+        return {file.name: json.loads(file.read_text()) for file in files}
+
+    def scored(self) -> dict[str, list[Any]]:
+        """Return what each point scored, without what differs from run to run."""
+        told = ("image", "status", "error", "pq", "tp", "fp", "fn", "aji", "acs_relative_error")
+        return {
+            name: [
+                point["parameters"],
+                point["status"],
+                point["pq"],
+                [[i[key] for key in told] for i in point["images"]],
+            ]
+            for name, point in self.points().items()
+        }
+
+    @property
+    def tuned(self) -> dict[str, Any]:
+        return dict(yaml.safe_load((self.out / "squares/searched/tuned.yaml").read_text()))
+
+    @property
+    def study_url(self) -> str:
+        return f"sqlite:///{self.tune_folder / 'study.db'}"
+
+
+def finish(process: subprocess.Popen[str], status: int = 0) -> str:
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == status, errors
+    return output + errors
+
+
+def check_study(url: str, workshop: Workshop) -> None:
+    """See that the study says what the records say."""
+    (name,) = optuna.get_all_study_names(url)
+    study = optuna.load_study(study_name=name, storage=url)
+    points = {point["key"]: point for point in workshop.points().values()}
+    assert Counter(trial.user_attrs["key"] for trial in study.trials) == Counter(list(points))
+    for trial in study.trials:
+        point = points[trial.user_attrs["key"]]
+        assert trial.params == point["parameters"]
+        assert trial.value == point["pq"] if point["status"] == "ok" else trial.state.name == "FAIL"
+        assert trial.user_attrs["stage"] == point["stage"]
+        assert trial.user_attrs["pq_by_image"] == {image["image"]: image["pq"] for image in point["images"]}
+    assert study.best_value == workshop.tuned["pq"]
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A search that nothing disturbed."""
+    workshop = Workshop(tmp_path_factory.mktemp("calm"))
+    printed = workshop.run("tune")
+    assert "16 points of 4 trainings (2 of net, 3 of head)" in " ".join(printed.split())
+    return workshop
+
+
+def test_a_stage_begins_where_the_one_before_has_won(calm: Workshop) -> None:
+    tuned = calm.tuned
+    assert tuned["overrides"] == {
+        "train": {"net": {"level": 0}, "head": {"offset": 5}},
+        "infer": {"gain": 1.0},
+        "decode": {"threshold": 120},
+    }
+    assert [stage["name"] for stage in tuned["stages"]] == ["net", "head"]
+    assert [(stage["trainings"], stage["points"]) for stage in tuned["stages"]] == [(2, 8), (2, 8)]
+    points = list(calm.points().values())
+    of_head = [point for point in points if point["stage"] == "head"]
+    assert {point["values"]["train"]["net"]["level"] for point in of_head} == {0}
+    assert max(point["pq"] for point in points) == tuned["pq"] > 0.9
+    assert sorted(point["pq"] for point in points)[0] < 0.5
+
+
+def test_each_training_and_each_forward_pass_is_done_once(calm: Workshop) -> None:
+    epochs = [f"train net {level} epoch {epoch}" for level in ("200.0", "0.0") for epoch in (1, 2, 3)]
+    assert calm.trained() == Counter([*epochs, "train head 0.0", "train head 70.0", "train head 5.0"])
+    n_images = len(open_dataset(calm.data).split().val)
+    inferred = sorted(count for note, count in calm.noted().items() if note.startswith("infer"))
+    # Four models, two gains; the first call of each of the four workers is a warm-up.
+    assert len(inferred) == 4 * 2 * n_images
+    assert sum(inferred) == len(inferred) + 4
+
+
+def test_scores_are_those_of_predict_on_the_validation_images(calm: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTES", str(calm.notes.with_name("others.txt")))
+    method = find_method("searched", [str(calm.adapter)])
+    samples = {sample.name: sample for sample in open_dataset(calm.data).split().val}
+    for file in calm.tune_folder.glob("*/job.json"):
+        job = read_job(file)
+        for point in (json.loads(file.read_text()) for file in file.parent.glob("point-*.json")):
+            segmenter = method.build(point["values"])
+            segmenter.load(job.checkpoints, "cpu")  # type: ignore[union-attr]
+            assert [image["image"] for image in point["images"]] == sorted(samples)
+            for image in point["images"]:
+                sample = samples[image["image"]]
+                scores = evaluate(sample.label, segmenter.predict(sample.image))
+                assert (image["pq"], image["tp"], image["fp"], image["fn"]) == (
+                    *(scores.pq, scores.tp, scores.fp, scores.fn),
+                )
+
+
+def test_the_same_command_again_does_nothing(calm: Workshop) -> None:
+    notes, points, tuned = calm.noted(), calm.points(), calm.tuned
+    calm.run("tune")
+    assert (calm.noted(), calm.points(), calm.tuned) == (notes, points, tuned)
+
+
+def test_the_study_opens_in_optuna_and_is_made_anew_where_it_is_lost(calm: Workshop) -> None:
+    check_study(calm.study_url, calm)
+    notes = calm.noted()
+    (calm.tune_folder / "study.db").unlink()
+    calm.run("tune")
+    check_study(calm.study_url, calm)
+    assert calm.noted() == notes
+
+
+def test_run_takes_what_was_tuned_and_the_board_says_what_it_cost(
+    calm: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(calm.out / "train", tmp_path / "train")
+    trained = calm.trained()
+    calm.run("run", "--tuned")
+    calm.run("run", "--set", "decode.threshold=100")
+    assert calm.trained() == trained
+    assert main(["leaderboard", "--runs", str(calm.out), "--format", "json"]) == 0
+    rows = {row["settings"]["decode"]["threshold"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows[120.0]["tuning"] == calm.tuned["cost"]
+    assert rows[120.0]["tuning"].items() >= {"trainings": 4, "points": 16}.items()
+    assert rows[120.0]["tuning"]["device_s"] < rows[120.0]["tuning"]["device_s_point_by_point"]
+    assert rows[100.0]["tuning"] is None
+    assert rows[120.0]["changes"].items() >= {"train.head.offset": 5.0, "decode.threshold": 120.0}.items()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "sima"}, "was tuned for method sima, not searched"),
+        ({"preset": "standard"}, "was tuned for preset standard, not quick"),
+        ({"dataset": "tbm"}, "was tuned for dataset tbm, not squares"),
+        ({"dataset_sha256": "0"}, "was tuned for dataset_sha256 0"),
+        ({"ovverides": {}}, "did you mean 'overrides'"),
+    ],
+)
+def test_what_was_tuned_for_something_else_is_refused(
+    calm: Workshop, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    file = tmp_path / "other.yaml"
+    file.write_text(yaml.safe_dump({**calm.tuned, **change}))
+    assert message in calm.run("run", "--tuned", str(file), "--dry-run", status=2)
+
+
+def test_tuned_needs_its_file_and_a_file_is_of_one_method(calm: Workshop, tmp_path: Path) -> None:
+    printed = calm.run("run", "--tuned", "--preset", "quick", "--out", str(tmp_path), status=2)
+    assert "first run: crystalbench tune --method searched" in printed
+    printed = calm.run("run", "--method", "truth", "--tuned", str(tmp_path / "tuned.yaml"), status=2)
+    assert "give one --method" in printed
+
+
+def test_kill_9_at_random_moments_changes_nothing(calm: Workshop, workshop: Workshop) -> None:
+    chance = random.Random(0)
+    kept: dict[str, dict[str, Any]] = {}
+    for _ in range(5):
+        process = workshop.start("tune")
+        time.sleep(chance.uniform(3.0, 15.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kept |= workshop.points()
+    workshop.run("tune")
+    assert workshop.scored() == calm.scored()
+    assert workshop.points().items() >= kept.items()
+    assert workshop.tuned["overrides"] == calm.tuned["overrides"]
+    # A kill can fall between an epoch's state and its note, so a note may be missing but never doubled.
+    assert max(count for note, count in workshop.trained().items() if note.startswith("train net")) == 1
+    rows = [ScoreRow.model_validate_json(line) for line in _whole_lines(workshop)]
+    assert max(Counter((row.point, row.image) for row in rows).values()) == 1
+    check_study(workshop.study_url, workshop)
+
+
+def _whole_lines(workshop: Workshop) -> Iterator[str]:
+    for file in workshop.tune_folder.glob("*/scores.jsonl"):
+        yield from (line for line in file.read_text().splitlines() if line.endswith("}"))
+
+
+def test_failed_points_and_trainings_are_recorded_and_the_others_go_on(workshop: Workshop) -> None:
+    workshop.write("{train: {net: {level: [13, 0]}}, decode: {threshold: [13, 120]}}")
+    printed = workshop.run("tune")
+    assert "no luck with 13" in printed
+    found = {tuple(p["parameters"].values()): (p["status"], p["error"]) for p in workshop.points().values()}
+    assert {key: status for key, (status, _) in found.items()} == {
+        (13, 13): "failed",
+        (13, 120): "failed",
+        (0, 13): "failed",
+        (0, 120): "ok",
+    }
+    assert "no luck with this point" in found[0, 13][1]["message"]
+    assert workshop.tuned["stages"][0]["failed"] == 3
+    check_study(workshop.study_url, workshop)
+    # What has failed stays so, until it is asked for again.
+    notes = workshop.noted()
+    workshop.run("tune")
+    assert workshop.noted() == notes
+    workshop.notes.with_name("mended").touch()
+    workshop.run("tune", "--retry", "failed")
+    assert Counter(p["status"] for p in workshop.points().values()) == {"ok": 2, "failed": 2}
+    assert workshop.noted()["train net 13.0 epoch 1"] == workshop.noted()["train net 0.0 epoch 1"] == 1
+
+
+def test_a_search_that_finds_nothing_says_why(workshop: Workshop) -> None:
+    workshop.write("{train: {net: {level: [13]}}, decode: {threshold: [13, 13.0]}}")
+    printed = workshop.run("tune", status=1)
+    assert "no point of stage points can be chosen" in printed
+    assert "no luck with 13" in printed
+    assert not (workshop.out / "squares/searched/tuned.yaml").exists()
+
+
+def test_a_smaller_budget_is_shared_out_among_stages(workshop: Workshop) -> None:
+    workshop.write(SEARCH.replace("[200, 0]", "[200, 0, 1, 2]").replace("[70, 5]", "[70, 5, 6, 7]"))
+    printed = workshop.run("tune", "--trainings", "4", "--dry-run")
+    assert "stage net          2 trainings (2 of net, 1 of head), 8 points, 0 done" in printed
+    assert "in all: 4 trainings, 16 points" in printed
+    assert not workshop.trained()
+    assert "each needs at least one" in workshop.run("tune", "--trainings", "1", status=2)
+
+
+def test_tpe_tries_as_many_as_it_may_and_nothing_twice(workshop: Workshop) -> None:
+    levels = list(range(0, 100, 10))
+    workshop.write(f"{{train: {{net: {{level: {levels}, epochs: [1]}}}}, decode: {{threshold: [120, 90]}}}}")
+    workshop.run("tune", "--sampler", "tpe", "--trainings", "5")
+    tried = {point["parameters"]["train.net.level"] for point in workshop.points().values()}
+    assert len(tried) == 5
+    assert len(workshop.points()) == 10
+    assert workshop.tuned["sampler"] == "tpe"
+    trained = workshop.trained()
+    workshop.run("tune", "--sampler", "tpe", "--trainings", "5")
+    assert workshop.trained() == trained
+    check_study(workshop.study_url, workshop)
+    assert "--sampler tpe needs --trainings" in workshop.run("tune", "--sampler", "tpe", status=2)
+
+
+def test_what_the_user_sets_is_not_searched(workshop: Workshop) -> None:
+    printed = workshop.run("tune", "--dry-run", "--set", "train.net.level=3", "--set", "infer.gain=1")
+    assert "in all: 2 trainings, 4 points" in printed
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (["--method", "truth"], "truth has nothing to search"),
+        (["--method", "watershed", "--seed", "0", "1"], "one --seed"),
+        (["--method", "watershed", "--storage", "nonsense://"], "--storage nonsense:// cannot be opened"),
+        (["--method", "watershed", "--storage", "postgresql://me:secret@localhost:1/x"], "cannot be opened"),
+    ],
+)
+def test_wrong_calls_are_clear(
+    call: list[str], message: str, squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", *call, "--data", str(squares), "--out", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "secret" not in errors
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "trainings", "points"),
+    [
+        ("rtmdet", ["infer.mode=windows"], 5, 135),
+        ("rtmdet", [], 5, 270),
+        ("maskformer", ["infer.mode=resized"], 5, 20),
+        ("oneformer", ["infer.mode=resized"], 5, 20),
+        ("cellpose", [], 12, 36),
+        ("cellpose-noresize", [], 12, 36),
+        ("boundary", [], 5, 5),
+        ("sima", [], 12 + 81, 12 * 18 + 81 * 18),
+        ("watershed", [], 0, 27),
+    ],
+)
+def test_points_of_the_papers_grids_cost_few_trainings(
+    method: str,
+    settings: list[str],
+    trainings: int,
+    points: int,
+    squares: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call = ["tune", "--method", method, "--preset", "paper", "--data", str(squares), "--out", str(tmp_path)]
+    assert main([*call, "--dry-run", *(part for setting in settings for part in ("--set", setting))]) == 0
+    assert f"in all: {trainings} trainings, {points} points" in capsys.readouterr().out
+    assert not any(tmp_path.glob("**/training.json"))
+
+
+def test_points_whose_parameters_do_not_go_together_are_left_out(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two attention maps go with two scales, four with four."""
+    adapter = tmp_path / "scales.py"
+    adapter.write_text("from crystalbench.adapters.sima import Sima\n\nclass Scales(Sima): ...\n")
+    attention = {"thresholds": [[1.0, 0.5], [1.0, 0.5, 0.25, 0.125]], "loss_weights": [[2, 4, 1], [2, 4, 6, 8, 1]]}
+    factors = [["input", 1.0], ["input", 0.5, 0.75, 1.0]]
+    search = {"train": {"attention": attention}, "infer": {"resize_factors": factors}}
+    info = {"title": "Scales", "licence": "MIT"}
+    adapter.with_suffix(".yaml").write_text(yaml.safe_dump({"method": "scales", "info": info, "search": search}))
+    call = ["tune", "--method", "scales", "--adapter", str(adapter), "--data", str(squares), "--dry-run"]
+    assert main([*call, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "2 trainings (1 of cp, 2 of attention), 2 points, 6 left out, whose parameters do not go together" in printed
+
+
+def test_watershed_end_to_end(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["--method", "watershed", "--data", str(squares), "--threads", "1", "--out", str(tmp_path)]
+    assert main(["tune", *call]) == 0
+    assert "27 points of 0 trainings" in capsys.readouterr().out
+    assert main(["run", *call, "--tuned"]) == 0
+    (file,) = tmp_path.glob("squares/watershed/*/record.json")
+    assert json.loads(file.read_text())["tuning"]["points"] == 27
+
+
+TINY = """
+method: tiny
+info: {title: Tiny, licence: MIT}
+train:
+  cp: {width: [4, 8], input_size: 32, diameter: 20.0, epochs: 2, crops_per_image: 1, batch_size: 2, warmup_epochs: 0}
+decode: {foreground_threshold: -5.0, flow_threshold: 0.0, min_size: 1}
+search:
+  train: {cp: {lr: [0.001, 0.01]}}
+  infer: {resize_factors: [[input, 1.0], [0.5, 1.0]]}
+  decode: {foreground_threshold: [-5.0, 0.0]}
+"""
+
+
+def test_a_flow_network_end_to_end(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = tmp_path / "tiny.py"
+    adapter.write_text(
+        "from crystalbench.adapters.cellpose import CellposeMultiscale\n\nclass Tiny(CellposeMultiscale): ...\n"
+    )
+    adapter.with_suffix(".yaml").write_text(TINY)
+    call = ["--method", "tiny", "--adapter", str(adapter), "--data", str(squares), "--threads", "1"]
+    assert main(["tune", *call, "--out", str(tmp_path)]) == 0
+    assert "8 points of 2 trainings" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("train/cp/*/training.json"))) == 2
+    samples = {sample.name: sample for sample in open_dataset(squares).split().val}
+    method = find_method("tiny", [str(adapter)])
+    (job_file, _) = sorted(tmp_path.glob("squares/tiny/tune/*/job.json"))
+    points = [json.loads(file.read_text()) for file in job_file.parent.glob("point-*.json")]
+    assert len(points) == 4
+    for point in points:
+        segmenter = method.build(point["values"])
+        segmenter.load(read_job(job_file).checkpoints, "cpu")  # type: ignore[union-attr]
+        for image in point["images"]:
+            sample = samples[image["image"]]
+            assert image["pq"] == evaluate(sample.label, segmenter.predict(sample.image)).pq
+
+
+def test_grids_and_budgets() -> None:
+    search = ParameterSet(train={"b": {"x": [1, 2]}, "a": {"y": [3, 4], "z": [5]}}, decode={"t": [0, 1, 2]})
+    grid = read_grid(search, ["a", "b"], ["decode.t"])
+    assert [stage.name for stage in grid.stages] == ["a", "b"]
+    assert grid.fixed == {"train.a.z": 5}
+    assert grid.decode == ({},)
+    with pytest.raises(ConfigurationError, match=r"search\.train\.a\.y: write the values to try as a list"):
+        read_grid(ParameterSet(train={"a": {"y": 3}}), ["a"], [])
+    assert shares([12, 81], 30) == [12, 18]
+    assert shares([5], 9) == [5]
+    choices = [{"n": n} for n in range(20)]
+    assert all(choice in drawn(choices, 9, 0) for choice in drawn(choices, 4, 0))
+    assert drawn(choices, 20, 0) == choices
+
+
+class Server:
+    """A PostgreSQL server of our own on a socket, with which nothing else has to do."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # The server refuses to run as root.
+        self.user = "postgres" if os.geteuid() == 0 else None
+        if self.user:
+            shutil.chown(folder, self.user)
+        self.call("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "postgres")
+        self.url = f"postgresql://postgres@/postgres?host={folder}"
+
+    def call(self, program: str, *arguments: str) -> None:
+        assert POSTGRES
+        command = [str(POSTGRES / program), *arguments]
+        subprocess.run(command, check=True, capture_output=True, user=self.user, cwd=self.folder, timeout=120)
+
+    def start(self) -> None:
+        options = f"-k {self.folder} -c listen_addresses= -c fsync=off"
+        self.call("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
+
+    def stop(self) -> None:
+        self.call("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", "immediate", "stop")
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    if POSTGRES is None:
+        pytest.skip("PostgreSQL is not installed below /usr/lib/postgresql")
+    # Not in pytest's own folder, which other users cannot enter.
+    folder = Path(tempfile.mkdtemp(prefix="cb-postgres-"))
+    server = Server(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
+
+
+def test_two_workers_share_a_search_through_postgresql(server: Server, calm: Workshop, workshop: Workshop) -> None:
+    workers = [workshop.start("tune", "--storage", server.url) for _ in range(2)]
+    printed = [finish(worker) for worker in workers]
+    assert workshop.scored() == calm.scored()
+    assert workshop.tuned["overrides"] == calm.tuned["overrides"]
+    assert workshop.trained() == calm.trained()
+    check_study(server.url, workshop)
+    # Each has done some of it.
+    assert all("score 4 points" in one for one in printed)
+
+
+def test_work_goes_on_while_postgresql_is_away(server: Server, calm: Workshop, workshop: Workshop) -> None:
+    worker = workshop.start("tune", "--storage", server.url)
+    deadline = time.monotonic() + 120
+    while not workshop.points():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    server.stop()
+    while len(workshop.points()) < 12:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    server.start()
+    finish(worker)
+    assert workshop.scored() == calm.scored()
+    workshop.run("tune", "--storage", server.url)
+    check_study(server.url, workshop)
+    assert workshop.trained() == calm.trained()
