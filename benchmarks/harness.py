@@ -28,7 +28,7 @@ from crystalbench.data import (
     write_labels,
     write_split,
 )
-from crystalbench.evaluation import evaluate
+from crystalbench.evaluation import evaluate_extras
 from crystalbench.experiment._worker import _JobContext
 from crystalbench.registry import find_method
 
@@ -128,7 +128,7 @@ def _own_work(sample: Sample, folder: Path) -> _Cost:
         image, truth = sample.image, sample.label
         labels = np.zeros(image.shape[:2], np.int32)
         write_labels(folder, sample.name, labels)
-        evaluate(truth, labels)
+        evaluate_extras(truth, labels)
 
     return _cost(work, resource.RUSAGE_SELF)
 
