@@ -265,9 +265,8 @@ def test_the_study_opens_in_optuna_and_is_made_anew_where_it_is_lost(calm: Works
 
 
 def test_run_takes_what_was_tuned_and_the_board_says_what_it_cost(
-    calm: Workshop, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    calm: Workshop, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(calm.out / "train", tmp_path / "train")
     trained = calm.trained()
     calm.run("run", "--tuned")
     calm.run("run", "--set", "decode.threshold=100")

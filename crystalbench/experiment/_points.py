@@ -168,7 +168,9 @@ class Search:
             Point(key_of(model=key, infer=values["infer"], decode=values["decode"]), point, values)
             for point, values in found
         ]
-        return Pass(self, stage.name, choice, trainings, tuple(points), key)
+        # A list may hold one value twice, as 1 and 1.0.
+        distinct = {point.key: point for point in points}
+        return Pass(self, stage.name, choice, trainings, tuple(distinct.values()), key)
 
 
 @dataclass(frozen=True)
