@@ -166,25 +166,31 @@ def _spread_small(share, centre_y, centre_x, steps, pinches, smallest):  # type:
     size, width = share.size, share.shape[1]
     flat, columns = share.ravel(), np.zeros(size, share.dtype)
     now, then = np.zeros(size, share.dtype), np.zeros(size, share.dtype)
-    none = smallest - smallest
     for _ in range(steps):
         now[centre_y * width + centre_x] += 1.0
-        # One row of all rows: a pixel's neighbours beyond a row's end are of the margin. Slices, so that the compiler
-        # sees no index that could wrap round, and vectorises.
-        above, here, below = now[: size - 2 * width], now[width : size - width], now[2 * width :]
-        sums = columns[width : size - width]
-        for x in range(sums.size):
-            sums[x] = above[x] + here[x] + below[x]
-        first, second, third = columns[: size - 2], columns[1 : size - 1], columns[2:]
-        target, part = then[1 : size - 1], flat[1 : size - 1]
-        for x in range(target.size):
-            value = (first[x] + second[x] + third[x]) * part[x]
-            target[x] = value if value > smallest else none
+        _step(now, flat, columns, then, width, smallest)
         for y, x, down, along in pinches:
             place = y * width + x
             then[place] = max(0.0, then[place] - now[place + down * width + along] / 9.0)
         now, then = then, now
     return now.reshape(share.shape)
+
+
+@njit(cache=True, nogil=True)
+def _step(now, share, columns, then, width, smallest):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Fill in the sum of 3 x 3 times ``share``; images as one row of all rows, whose margins are zero."""
+    # A pixel's neighbours beyond a row's end are of the margin. Slices, so that the compiler sees no index that could
+    # wrap round, and vectorises.
+    size, none = now.size, smallest - smallest
+    above, here, below = now[: size - 2 * width], now[width : size - width], now[2 * width :]
+    sums = columns[width : size - width]
+    for x in range(sums.size):
+        sums[x] = above[x] + here[x] + below[x]
+    first, second, third = columns[: size - 2], columns[1 : size - 1], columns[2:]
+    target, part = then[1 : size - 1], share[1 : size - 1]
+    for x in range(target.size):
+        value = (first[x] + second[x] + third[x]) * part[x]
+        target[x] = value if value > smallest else none
 
 
 def spread_in_bands(
@@ -375,7 +381,8 @@ def _write_enlarged(flow, heat, labels, label, one, factor, smallest):  # type: 
         for x in range(here.size):
             column = columns[x + 1]
             here[x] = (blend[column] + (blend[column + np.uintp(1)] - blend[column]) * parts[x + 1]) * inside[x]
-    settled = _settle(warm.ravel(), share.ravel(), width).reshape(warm.shape)
+    sums, settled = np.zeros(warm.size, heat.dtype), np.zeros(warm.shape, heat.dtype)
+    _step(warm.ravel(), share.ravel(), sums, settled.ravel(), width, smallest)
     line_y, line_x = np.empty(right - left, heat.dtype), np.empty(right - left, heat.dtype)
     for y in range(1, height - 1):
         above, below = settled[y - 1, 1:-1], settled[y + 1, 1:-1]
@@ -395,22 +402,6 @@ def _between_cells(size, factor, dtype):  # type: ignore[no-untyped-def]  # noqa
         cells[pixel] = int(place)
         parts[pixel] = place - cells[pixel]
     return cells, parts
-
-
-@njit(cache=True, nogil=True)
-def _settle(warm, share, width):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Return the sum of 3 x 3 inside; images as one row of all rows, whose margins are zero."""
-    size = warm.size
-    sums, settled = np.zeros(size, warm.dtype), np.zeros(size, warm.dtype)
-    above, here, below = warm[: size - 2 * width], warm[width : size - width], warm[2 * width :]
-    middle = sums[width : size - width]
-    for x in range(middle.size):
-        middle[x] = above[x] + here[x] + below[x]
-    first, second, third = sums[: size - 2], sums[1 : size - 1], sums[2:]
-    target, inside = settled[1 : size - 1], share[1 : size - 1]
-    for x in range(target.size):
-        target[x] = (first[x] + second[x] + third[x]) * inside[x]
-    return settled
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -48,7 +48,7 @@ def flow_targets(
         result does not depend on it.
     exact_length
         In pixels. With 0 all crystals are computed at a reduced scale: the mean error is then
-        0.6 degrees on a crystal of 800 px, 1.4 on crystals of 50 px, and 2.2 where they are of 25 px or ragged.
+        0.6 degrees on a crystal of 800 px, 1.4 on crystals of 50 px, and 2.1 on images of smaller ones.
 
     Returns
     -------

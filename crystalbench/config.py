@@ -188,6 +188,12 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield prefix + name, item
 
 
+def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what two mappings hold by names under which they differ, None where one has nothing of that name."""
+    names = dict.fromkeys([*one, *other])
+    return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
+
+
 def search_lists(search: ParameterSet) -> Iterator[tuple[str, list[Any]]]:
     """Yield the values to try of each parameter, by dotted name.
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from crystalbench import _devices
 from crystalbench._exceptions import ConfigurationError, DataError
 from crystalbench._files import write_json
-from crystalbench.config import PRESETS, flatten
+from crystalbench.config import PRESETS, differing, flatten
 from crystalbench.data import Dataset
 from crystalbench.experiment._keys import source_sha256
 from crystalbench.experiment._plan import Experiment, Request, identity_sha256, replan
@@ -69,12 +69,12 @@ class Reproduction:
     @property
     def scores(self) -> dict[str, tuple[float | None, float | None]]:
         """The mean scores that differ, as (recorded, now)."""
-        return _changes(*({name: record.summary.get(name) for name in _SUMMARY} for record in self._both))
+        return differing(*({name: record.summary.get(name) for name in _SUMMARY} for record in self._both))
 
     @property
     def conditions(self) -> dict[str, tuple[Any, Any]]:
         """Versions, machine and trained weights that differ, as (recorded, now)."""
-        return _changes(*map(_conditions, self._both))
+        return differing(*map(_conditions, self._both))
 
     @property
     def _both(self) -> tuple[Record, Record]:
@@ -210,7 +210,7 @@ def _row(image: ImageRecord) -> dict[str, Any]:
 def _differing(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> list[str]:
     if before is None or now is None:
         return ["not in the record" if before is None else "not done again"]
-    return list(_changes(before, now))
+    return list(differing(before, now))
 
 
 def _conditions(record: Record) -> dict[str, Any]:
@@ -229,8 +229,3 @@ def _trained(record: Record) -> Iterator[tuple[str, Any]]:
     for name, training in record.trainings.items():
         yield f"weights of {name} before training", training.init_sha256 or training.weights
         yield f"weights of {name} after training", training.checkpoint_sha256
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    names = dict.fromkeys([*before, *now])
-    return {name: (before.get(name), now.get(name)) for name in names if before.get(name) != now.get(name)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from crystalbench._exceptions import ConfigurationError
-from crystalbench.config import flatten
+from crystalbench.config import differing, flatten
 from crystalbench.evaluation import ImageScores
 from crystalbench.evaluation._scores import nan_to_none
 from crystalbench.evaluation._summary import mean_and_std
@@ -109,7 +109,7 @@ def compare(first: Record, second: Record) -> RunComparison:
         dataset=first.dataset.name,
         first=_run(first, common),
         second=_run(second, common),
-        settings=_differing(_settings(first), _settings(second)),
+        settings=differing(_settings(first), _settings(second)),
         n_images=len(pairs),
         scores={name: _paired(pairs, field, better) for name, (field, _, _, better) in _FIELDS.items()},
         largest=_largest(pairs),
@@ -175,11 +175,6 @@ def _settings(record: Record) -> dict[str, Any]:
         **{f"weights of {name}": training.weights for name, training in record.trainings.items()},
         **dict(flatten(record.parameters)),
     }
-
-
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    names = dict.fromkeys([*one, *other])
-    return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
 
 
 def _values(pairs: _Paired, field: str) -> list[tuple[float, float]]:
