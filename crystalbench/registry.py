@@ -343,7 +343,9 @@ def _with_yaml_beside(name: str, module: str, file: Path, class_name: str | None
 def _import(name: str, file: Path) -> ModuleType:
     if not name.startswith(_FILE_MODULE):
         return importlib.import_module(name)
-    if name not in sys.modules:
+    known = sys.modules.get(name)
+    # Files of two folders may have one stem.
+    if known is None or known.__file__ != str(file):
         spec = importlib.util.spec_from_file_location(name, file)
         assert spec is not None
         assert spec.loader is not None

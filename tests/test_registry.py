@@ -82,6 +82,14 @@ def test_a_file_is_a_method_named_after_its_stem(adapter: Path) -> None:
     assert method.libraries == ("numpy",)
 
 
+def test_files_of_one_stem_in_two_folders_are_two_methods(adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / adapter.name
+    other.write_text(ADAPTER.replace("level: int = 128", "sigma: float = 2.0"))
+    assert find_method("threshold", [str(adapter)]).preset("quick")["decode"] == {"level": 128}
+    assert find_method("threshold", [str(other)]).preset("quick")["decode"] == {"sigma": 2.0}
+
+
 def test_yaml_beside_the_file_is_read(adapter: Path) -> None:
     adapter.with_suffix(".yaml").write_text(
         "method: threshold\ninfo: {title: Other, licence: BSD}\npresets: {quick: {decode: {level: 9}}}\n"
