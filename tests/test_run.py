@@ -159,6 +159,7 @@ def scores(record: dict[str, object]) -> list[object]:
 
 
 def test_a_record_says_everything(workshop: Workshop) -> None:
+    (workshop.data / "dataset.yaml").write_text("class_px: 8\n")
     workshop.run()
     (record,) = workshop.records()
     assert record["status"] == "ok"
@@ -173,6 +174,7 @@ def test_a_record_says_everything(workshop: Workshop) -> None:
     samples = {sample.name: sample for sample in open_dataset(workshop.data).samples}
     for image in record["images"]:  # type: ignore[attr-defined]
         assert image["details"]["level"] > 0
+        assert image["difficulty"] == 3
         assert image["pixels_sha256"] == samples[image["image"]].pixel_hash
         labels = read_labels(folder / "labels" / f"{image['image']}.png")
         assert len(image["scores"]["areas_prediction"]) == labels.max()
@@ -247,8 +249,10 @@ def test_kill_9_changes_nothing_of_a_real_run_of_sima(tmp_path: Path) -> None:
 
 
 def test_a_failing_method_is_recorded_and_the_others_go_on(workshop: Workshop) -> None:
+    (workshop.data / "dataset.yaml").write_text("class_px: 8\n")
     printed = workshop.run("--method", "truth", "--set", f"audited.decode.fail_on={workshop.tested}", status=1)
     (record,) = workshop.records()
+    assert {image["difficulty"] for image in record["images"]} == {3}  # type: ignore[attr-defined]
     assert record["status"] == "failed"
     assert "no luck with this one" in record["error"]["message"]  # type: ignore[index]
     failed = [image for image in record["images"] if image["status"] == "failed"]  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -55,7 +56,12 @@ def difficulty_class(labels: NDArray[np.integer[Any]], class_px: int) -> Difficu
     class_px
         The network's input size in pixels.
     """
-    lengths = crystal_lengths(labels)
-    if lengths.size == 0 or lengths.max() < class_px:
+    return class_of_lengths(crystal_lengths(labels).tolist(), class_px)
+
+
+def class_of_lengths(lengths: Sequence[int], class_px: int) -> DifficultyClass:
+    """Return the difficulty class of an image whose crystals have these ``lengths`` in pixels, in any order."""
+    longest = max(lengths, default=0)
+    if not longest or longest < class_px:
         return 1
-    return 2 if _SIZE_RATIO * lengths.min() < lengths.max() else 3
+    return 2 if _SIZE_RATIO * min(lengths) < longest else 3

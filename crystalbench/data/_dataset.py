@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,15 +124,26 @@ class Sample:
     def hashes(self) -> dict[str, str | None]:
         """The sha256 of each file: ``image``, ``label`` and ``grain`` (None where there is no mask)."""
         return {
-            "image": file_sha256(self.image_path),
-            "label": file_sha256(self.label_path),
-            "grain": None if self.grain_path is None else file_sha256(self.grain_path),
+            "image": _hash(self.image_path),
+            "label": _hash(self.label_path),
+            "grain": None if self.grain_path is None else _hash(self.grain_path),
         }
 
     @property
     def pixel_hash(self) -> str:
         """The sha256 of the decoded pixels of image and label, whatever the file formats."""
         return pixel_hash(self.image, self.label)
+
+
+def _hash(path: Path) -> str:
+    stat = path.stat()
+    return _hash_of(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+@cache
+def _hash_of(path: Path, *_unchanged: int) -> str:
+    """Return the sha256 of a file, which a plan asks for several times, as long as the system says it is the same."""
+    return file_sha256(path)
 
 
 def pixel_hash(image: NDArray[np.uint8], label: NDArray[np.int32]) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from crystalbench._exceptions import CrystalbenchError, LabelError
 from crystalbench._files import write_atomic
 from crystalbench.data import Dataset, Sample, difficulty_class, read_labels, write_labels
+from crystalbench.data._classes import class_of_lengths
 from crystalbench.data._dataset import pixel_hash
 from crystalbench.evaluation import ImageScores, evaluate_extras
 from crystalbench.experiment._jobs import (
@@ -105,37 +106,46 @@ def _one(
     folder: Path,
 ) -> ImageRecord:
     image, truth = sample.image, sample.label
-    result = ImageRecord(
+    if before is None:
+        result = _predicted(segmenter, sample, image, truth, class_px, folder)
+    else:
+        file = labels_file(folder, sample.name)
+        assert file is not None
+        result = before.model_dump(include=_OF_PREDICTION) | _scored(truth, read_labels(file), class_px)
+    return ImageRecord(
         image=sample.name,
-        status="ok",
         group=sample.group,
-        difficulty=difficulty_class(truth, class_px),
         pixels_sha256=pixel_hash(image, truth),
         prediction_key=planned.prediction_key,
         score_key=planned.score_key,
+        **result,
     )
-    if before is not None:
-        file = labels_file(folder, sample.name)
-        assert file is not None
-        told = before.model_dump(include=_OF_PREDICTION)
-        return result.model_copy(update={**told, **_scored(truth, read_labels(file))})
+
+
+def _predicted(
+    segmenter: Segmenter, sample: Sample, image: Image, truth: NDArray[np.int32], class_px: int, folder: Path
+) -> dict[str, Any]:
+    """Predict and score; return what an :class:`ImageRecord` says of both, or of how the method failed."""
     try:
         labels, measured = timed(segmenter, sample, image)
-    except CrystalbenchError as error:
-        print(f"{sample.name}: {error}", flush=True)
-        return result.model_copy(update={"status": "failed", "error": str(error)})
     except (Exception, SystemExit) as error:
-        traceback.print_exc()
-        return result.model_copy(update={"status": "failed", "error": f"{type(error).__name__}: {error}"})
+        if isinstance(error, CrystalbenchError):
+            message = str(error)
+            print(f"{sample.name}: {message}", flush=True)
+        else:
+            message = f"{type(error).__name__}: {error}"
+            traceback.print_exc()
+        return {"status": "failed", "error": message, "difficulty": difficulty_class(truth, class_px)}
     # Outside of the try: a full disk is no fault of the method, and ends the job.
     write_labels(folder / LABELS_FOLDER, sample.name, labels)
-    return result.model_copy(update={**_scored(truth, labels), **measured})
+    return {**measured, **_scored(truth, labels, class_px)}
 
 
-def _scored(truth: NDArray[Any], labels: NDArray[Any]) -> dict[str, Any]:
-    """Return what an :class:`ImageRecord` says of the scores."""
+def _scored(truth: NDArray[np.int32], labels: NDArray[Any], class_px: int) -> dict[str, Any]:
+    """Return what an :class:`ImageRecord` says of the scores, and of the truth's crystals, whose lengths they tell."""
     extras = evaluate_extras(truth, labels)
-    return {"scores": extras.scores.to_row(), "extras": extras.to_row()}
+    difficulty = class_of_lengths([*extras.lengths_matched, *extras.lengths_missed], class_px)
+    return {"status": "ok", "difficulty": difficulty, "scores": extras.scores.to_row(), "extras": extras.to_row()}
 
 
 def timed(segmenter: Segmenter, sample: Sample, image: Image) -> tuple[Labels, Mapping[str, Any]]:
