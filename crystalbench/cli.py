@@ -116,6 +116,8 @@ def _add_tune(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     add = tune.add_argument
     add("--trainings", type=_positive, metavar="N", help="try N settings of `train` in all (the whole grid)")
     add("--sampler", choices=("grid", "tpe"), default="grid", help="tpe: Optuna's, with --trainings (%(default)s)")
+    add("--prune", action="store_true", help="leave out points as soon as a test on the images so far says that they "
+        "are worse than the best (Optuna's WilcoxonPruner)")  # fmt: skip
     add("--storage", metavar="URL", help="the Optuna study, such as postgresql://user@host/name "
         "(OUT/DATA/METHOD/tune/study.db)")  # fmt: skip
     add("--retry", choices=("failed",), help="try again what failed before")
@@ -352,7 +354,7 @@ def _tune(options: argparse.Namespace) -> int:
     console = _stderr()
     say = reporter(console)
     limits = Limits(options.timeout, options.max_memory)
-    searches = plan_searches(_request(options, console), say.say)
+    searches = plan_searches(_request(options, console), say.say, prune=options.prune)
     status = OK
     for search in searches:
         retry = bool(options.retry) and not options.dry_run

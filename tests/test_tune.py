@@ -386,6 +386,44 @@ def test_tpe_tries_as_many_as_it_may_and_nothing_twice(workshop: Workshop) -> No
     assert "--sampler tpe needs --trainings" in workshop.run("tune", "--sampler", "tpe", status=2)
 
 
+def test_points_that_are_worse_are_pruned_and_scored_where_nothing_prunes(tmp_path: Path) -> None:
+    workshop = Workshop(tmp_path, "infer: {gain: [1.0, 0.1]}\ndecode: {threshold: [120, 30]}")
+    shutil.rmtree(workshop.data)
+    make_squares(workshop.data, 40)
+    n_images = len(open_dataset(workshop.data).split().val)
+    workshop.run("tune", "--prune")
+    pruned = [point for point in workshop.points().values() if point["images"][-1]["status"] == "pruned"]
+    assert len(pruned) == workshop.tuned["stages"][0]["pruned"] > 0
+    for point in pruned:
+        assert point["pq"] is None
+        assert [image["status"] for image in point["images"]] == ["ok"] * 4 + ["pruned"] * (n_images - 4)
+    (name,) = optuna.get_all_study_names(workshop.study_url)
+    trials = optuna.load_study(study_name=name, storage=workshop.study_url).trials
+    states = Counter(trial.state.name for trial in trials)
+    assert states == {"PRUNED": len(pruned), "COMPLETE": 4 - len(pruned)}
+    inferred = Counter(note.split()[2] for note in workshop.noted().elements() if note.startswith("infer"))
+    # The first call of the worker is a warm-up.
+    assert inferred == {"1.0": n_images + 1, "0.1": 4}
+    # What was half written when a kill came is pruned again.
+    (rows,) = workshop.tune_folder.glob("*/scores.jsonl")
+    before, lines = workshop.points(), rows.read_text().splitlines(keepends=True)
+    rows.write_text("".join(lines[: len(lines) // 2]))
+    for file in workshop.tune_folder.glob("*/point-*.json"):
+        file.unlink()
+    workshop.run("tune", "--prune")
+    assert [point["images"][-1]["status"] for point in workshop.points().values()] == [
+        point["images"][-1]["status"] for point in before.values()
+    ]
+    chosen = workshop.tuned["overrides"]
+    workshop.run("tune")
+    assert workshop.tuned["overrides"] == chosen
+    assert workshop.tuned["stages"][0]["pruned"] == 0
+    assert all(len(point["images"]) == n_images and point["pq"] is not None for point in workshop.points().values())
+    notes = workshop.noted()
+    workshop.run("tune", "--prune")
+    assert workshop.noted() == notes
+
+
 def test_what_the_user_sets_is_not_searched(workshop: Workshop) -> None:
     printed = workshop.run("tune", "--dry-run", "--set", "train.net.level=3", "--set", "infer.gain=1")
     assert "in all: 2 trainings, 4 points" in printed

@@ -79,12 +79,16 @@ class PlannedPoint(BaseModel):
 
 
 class ScoreJob(_Job):
-    """Score many points of one trained model; no labels are kept. ``state`` is the key of all else scores depend on."""
+    """Score many points of one trained model; no labels are kept. ``state`` is the key of all else scores depend on.
+
+    With ``prune`` points that are significantly worse than the best are not scored to the end.
+    """
 
     kind: Literal["score"] = "score"
     points: tuple[PlannedPoint, ...]
     images: tuple[str, ...]
     state: str
+    prune: bool = False
 
 
 class TimeJob(_Job):

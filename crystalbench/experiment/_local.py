@@ -195,7 +195,7 @@ def _is_done(job: Job) -> bool:
     if isinstance(job, DescribeJob):
         return (job.folder / DESCRIPTION_FILE).exists()
     if isinstance(job, ScoreJob):
-        done = read_rows(job.folder, job.state)
+        done = read_rows(job.folder, job.state, pruned=job.prune)
         return all((point.key, image) in done for point in job.points for image in job.images)
     return {image.score_key for image in job.images} <= {image.score_key for image in read_images(job.folder)}
 

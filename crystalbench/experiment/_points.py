@@ -48,8 +48,8 @@ class PointRecord(BaseModel):
     """What one point scored, whole or failed: a file ``point-<key12>.json``.
 
     ``parameters`` are those that its stage searched, by dotted name, ``state`` is the key of all else that the scores
-    depend on, except the checkpoints; ``pq`` is the mean over the images. ``infer_s`` and ``decode_s`` are summed over
-    the images.
+    depend on, except the checkpoints; ``pq`` is the mean over the images, and null where some were pruned. ``infer_s``
+    and ``decode_s`` are summed over the images.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,6 +73,11 @@ class PointRecord(BaseModel):
     decode_s: float = 0.0
     end: str
 
+    @property
+    def is_pruned(self) -> bool:
+        """Whether the point was left out before all images were scored."""
+        return any(image.status == "pruned" for image in self.images)
+
 
 @dataclass(frozen=True)
 class Point:
@@ -87,7 +92,8 @@ class Point:
 class Search:
     """A method's search on the validation images ``samples``; each point is laid over the values ``base``.
 
-    ``given`` are those that the user set, which are not searched.
+    ``given`` are those that the user set, which are not searched. With ``prune`` points that are significantly worse
+    than the best are not scored to the end.
     """
 
     method: Method
@@ -97,6 +103,7 @@ class Search:
     samples: tuple[Sample, ...]
     base: Tree
     given: Tree
+    prune: bool = False
 
     @property
     def seed(self) -> int:
@@ -200,6 +207,7 @@ class Pass:
             points=tuple(PlannedPoint(key=point.key, values=point.values) for point in self.points),
             images=tuple(sample.name for sample in search.samples),
             state=self._state,
+            prune=search.prune,
         )
 
     @property
@@ -222,6 +230,8 @@ class Pass:
 
     def _stands(self, record: PointRecord, checkpoints: Mapping[str, str]) -> bool:
         told = {name: training.checkpoint_sha256 for name, training in record.trainings.items()}
+        if record.is_pruned and not self.search.prune:
+            return False
         return record.state == self.search.state and {**checkpoints, **told} == {**told, **checkpoints}
 
     def forget_failed(self) -> None:
@@ -234,7 +244,7 @@ class Pass:
 
     def write(self, outcome: Outcome) -> None:
         """Leave a record of each point, from the rows that its worker has left, and from how it ended."""
-        before, rows = self.read(), read_rows(self.folder, self._state)
+        before, rows = self.read(), read_rows(self.folder, self._state, pruned=self.search.prune)
         results = self._results()
         trainings = {
             name: PointTraining(key=result.key, checkpoint_sha256=result.checkpoint_sha256, seconds=result.seconds)
@@ -253,7 +263,8 @@ class Pass:
         request = self.search.request
         images = [PointImage.model_validate(row.model_dump()) for row in rows]
         status, error = _ending(images, len(self.search.samples), outcome)
-        pq, pq_std = mean_and_std(image.pq for image in images if image.pq is not None)
+        pruned = any(image.status == "pruned" for image in images)
+        pq, pq_std = mean_and_std(image.pq for image in images if image.pq is not None and not pruned)
         return PointRecord(
             key=point.key,
             state=self.search.state,

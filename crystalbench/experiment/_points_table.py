@@ -28,9 +28,16 @@ def points_table(records: Sequence[PointRecord]) -> Table:
             f"{record.decode_s:.3g}",
             record.stage,
             Text(described(record.parameters)),
-            Text(record.status if record.error is None else f"{record.status}: {record.error.message}"),
+            Text(_status(record)),
         )
     return table
+
+
+def _status(record: PointRecord) -> str:
+    if record.is_pruned:
+        scored = sum(image.status != "pruned" for image in record.images)
+        return f"pruned after {scored} of {len(record.images)} images"
+    return record.status if record.error is None else f"{record.status}: {record.error.message}"
 
 
 def _percent(record: PointRecord) -> str:

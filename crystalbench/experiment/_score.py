@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import statistics
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,15 +24,19 @@ from crystalbench.experiment._predict import check_labels
 from crystalbench.registry import Method
 from crystalbench.segmenter import Image, Labels, Segmenter
 
+_FIRST_TEST = 4
+"""Images before a point can be pruned: with fewer no p is small enough."""
+
 
 class PointImage(BaseModel):
     """What one point scores on one image.
 
-    ``infer_s`` are the seconds of the forward pass, which points of the same ``infer`` parameters share.
+    ``infer_s`` are the seconds of the forward pass, which points of the same ``infer`` parameters share. What was
+    pruned was not predicted.
     """
 
     image: str
-    status: Literal["ok", "failed"]
+    status: Literal["ok", "failed", "pruned"]
     error: str | None = None
     pq: float | None = None
     tp: int | None = None
@@ -58,8 +63,10 @@ def score(job: ScoreJob, method: Method, dataset: Dataset, report: Callable[[int
     """Score the points of ``job`` on its images, as far as that is not done.
 
     One model lies in memory at a time. A point that fails on an image is kept as failed there, and the others go on.
+    Where ``job.prune`` says so, a point is left out as soon as it is significantly worse than the best so far.
     """
-    done = read_rows(job.folder, job.state)
+    done = read_rows(job.folder, job.state, pruned=job.prune)
+    race = _Race() if job.prune else None
     samples = {sample.name: sample for sample in dataset.samples}
     passes = [_Pass(job, method, points) for points in _sharing(method, job.points)]
     warm = False
@@ -67,16 +74,26 @@ def score(job: ScoreJob, method: Method, dataset: Dataset, report: Callable[[int
         for count, name in enumerate(job.images):
             report(number * len(job.images) + count, len(passes) * len(job.images))
             missing = [point for point in one.points if (point.key, name) not in done]
-            if missing:
+            going = [point for point in missing if race is None or point.key not in race.pruned]
+            rows = [one.pruned(point, name) for point in missing if point not in going]
+            if going:
                 warm = warm or one.warm_up(samples[name])
-                rows = list(one.rows(samples[name], missing))
+                rows += one.rows(samples[name], going)
+            if rows:
                 _append(job.folder / SCORES_FILE, rows)
+                done |= {(row.point, row.image): row for row in rows}
+            if race is not None:
+                race.add([done[point.key, name] for point in one.points])
     report(len(passes) * len(job.images), len(passes) * len(job.images))
 
 
-def read_rows(folder: Path, state: str) -> Done:
-    """Read the rows in ``folder`` that were scored in ``state``; a line torn by a kill is none."""
-    return {(row.point, row.image): row for row in _parsed(folder) if row.state == state}
+def read_rows(folder: Path, state: str, *, pruned: bool) -> Done:
+    """Read the rows in ``folder`` that were scored in ``state``; a line torn by a kill is none.
+
+    Without ``pruned`` what was pruned is not there, so that it is scored.
+    """
+    rows = [row for row in _parsed(folder) if row.state == state and (pruned or row.status != "pruned")]
+    return {(row.point, row.image): row for row in rows}
 
 
 def keep_good_rows(folder: Path) -> None:
@@ -147,11 +164,57 @@ class _Pass:
         synchronize(self.job.device)
         return result, time.perf_counter() - start
 
+    def pruned(self, point: PlannedPoint, image: str) -> ScoreRow:
+        """Return the row of a point that is left out."""
+        return ScoreRow(state=self.job.state, point=point.key, image=image, status="pruned")
+
     def _failed(self, point: PlannedPoint, sample: Sample, error: BaseException) -> ScoreRow:
         return self._row(point, sample, status="failed", error=f"{type(error).__name__}: {error}")
 
     def _row(self, point: PlannedPoint, sample: Sample, **values: Any) -> ScoreRow:
         return ScoreRow(state=self.job.state, point=point.key, image=sample.name, **values)
+
+
+@dataclass
+class _Race:
+    """Which points are ``pruned``: a test on the images so far says that they are worse than the best of them.
+
+    The test is that of Optuna's ``WilcoxonPruner``: one-sided signed ranks of the PQ by image, p under its 0.1, which
+    takes at least four images. What has failed neither prunes nor is pruned.
+    """
+
+    pruned: set[str] = field(default_factory=set)
+    _pq: dict[str, list[float]] = field(default_factory=dict)
+    _failed: set[str] = field(default_factory=set)
+
+    def add(self, rows: Sequence[ScoreRow]) -> None:
+        """Take in the rows of one more image, of points that share their forward passes."""
+        self._failed |= {row.point for row in rows if row.status == "failed"}
+        self.pruned |= {row.point for row in rows if row.status == "pruned"}
+        going = [row.point for row in rows if row.point not in self._failed | self.pruned]
+        for row in rows:
+            # An image without crystals in which none are found is undefined, and no bad case.
+            self._pq.setdefault(row.point, []).append(1.0 if row.pq is None else row.pq)
+        if not going:
+            return
+        n_images = len(self._pq[going[0]])
+        known = {key: pq[:n_images] for key, pq in self._pq.items() if key not in self._failed | self.pruned}
+        best = max(known.values(), key=statistics.fmean)
+        self.pruned |= {key for key in going if known[key] is not best and _is_worse(known[key], best)}
+
+
+def _is_worse(pq: Sequence[float], best: Sequence[float]) -> bool:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    pruner = optuna.pruners.WilcoxonPruner(n_startup_steps=_FIRST_TEST)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    values = dict(enumerate(best))
+    study.add_trial(optuna.trial.create_trial(value=statistics.fmean(best), intermediate_values=values))
+    trial = study.ask()
+    for step, value in enumerate(pq):
+        trial.report(value, step)
+    return trial.should_prune()
 
 
 def _sharing(method: Method, points: Iterable[PlannedPoint]) -> list[list[PlannedPoint]]:

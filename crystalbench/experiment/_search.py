@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,8 +32,10 @@ _CLAIM_FILE = "claim"
 _WAIT_S = 1.0
 
 
-def plan_searches(request: Request, say: Callable[[str], None]) -> list[Search]:
+def plan_searches(request: Request, say: Callable[[str], None], *, prune: bool = False) -> list[Search]:
     """Return the search of each method of a request; ``all`` leaves out what has nothing to search.
+
+    With ``prune`` points that are significantly worse than the best are not scored to the end.
 
     Raises
     ------
@@ -44,13 +46,16 @@ def plan_searches(request: Request, say: Callable[[str], None]) -> list[Search]:
     if len(request.seeds) > 1:
         raise ConfigurationError("tune takes one --seed: several seeds are for `crystalbench run --tuned`")
     methods = find_request_methods(request, say)
+    isolated = [name for name, method in methods.items() if method.environment is not None]
+    if prune and isolated:
+        raise ConfigurationError(f"--prune is not for {isolated[0]}, whose worker has an environment without Optuna")
     settings = parse_settings(request.settings, list(methods))
     named = {name: method for name, method in methods.items() if name in request.methods}
     for name, method in named.items():
         if not any(search_lists(method.config.search)):
             raise ConfigurationError(f"{name} has nothing to search: give `search` in its YAML lists of values")
     searched = [method for method in methods.values() if any(search_lists(method.config.search))]
-    return [_search(request, method, settings[method.name]) for method in searched]
+    return [replace(_search(request, method, settings[method.name]), prune=prune) for method in searched]
 
 
 def _search(request: Request, method: Method, settings: Sequence[tuple[list[str], object]]) -> Search:
@@ -363,6 +368,7 @@ def _stage_result(
         trainings=sum(bool(one.trainings) for one in passes),
         points=len(records),
         failed=sum(record.status != "ok" for record in records),
+        pruned=sum(record.is_pruned for record in records),
         winner=winner.parameters,
         pq=winner.pq,
     )

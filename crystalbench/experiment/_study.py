@@ -128,7 +128,7 @@ def suggest(
 def _trial(record: PointRecord, lists: Mapping[str, Sequence[Any]]) -> optuna.trial.FrozenTrial:
     import optuna
 
-    done = record.status == "ok" and record.pq is not None
+    state = _state(record)
     told = {
         "key": record.key,
         "stage": record.stage,
@@ -140,11 +140,19 @@ def _trial(record: PointRecord, lists: Mapping[str, Sequence[Any]]) -> optuna.tr
         "decode_s": record.decode_s,
     }
     return optuna.trial.create_trial(
-        state=optuna.trial.TrialState.COMPLETE if done else optuna.trial.TrialState.FAIL,
-        value=record.pq if done else None,
+        state=state,
+        value=record.pq if state == optuna.trial.TrialState.COMPLETE else None,
         user_attrs=told,
         **_parameters(record.parameters, lists),
     )
+
+
+def _state(record: PointRecord) -> optuna.trial.TrialState:
+    from optuna.trial import TrialState
+
+    if record.is_pruned:
+        return TrialState.PRUNED
+    return TrialState.COMPLETE if record.status == "ok" and record.pq is not None else TrialState.FAIL
 
 
 def _parameters(choice: Choice, lists: Mapping[str, Sequence[Any]]) -> dict[str, Any]:

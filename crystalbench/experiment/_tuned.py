@@ -48,6 +48,7 @@ class StageResult(_Part):
     trainings: int
     points: int
     failed: int
+    pruned: int = 0
     winner: dict[str, Any]
     pq: float
 
