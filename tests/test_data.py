@@ -33,7 +33,17 @@ from crystalbench.data._images import (
     write_labels,
 )
 from crystalbench.data._pictures import plain
-from crystalbench.data._splits import SUBSETS, SplitFile, read_split, stratified_split, write_split
+from crystalbench.data._splits import (
+    SUBSETS,
+    FoldsFile,
+    SplitFile,
+    keep_folds,
+    read_split,
+    stratified_folds,
+    stratified_split,
+    write_folds,
+    write_split,
+)
 
 DATA = SHARED / "data"
 needs_shared = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data sets are not in {DATA}")
@@ -543,6 +553,97 @@ class TestSplits:
         (root / "splits" / "fixed.json").write_text(example)
         split = open_dataset(root).split()
         assert [split.subsets(f"grain-{number}") for number in (1, 2, 3)] == [("train",), ("val",), ("test",)]
+
+
+class TestFolds:
+    @settings(max_examples=60, deadline=None)
+    @given(grouped(), st.integers(3, 12), st.integers(0, 5))
+    def test_groups_stay_together_and_no_fold_is_empty(
+        self, data: tuple[dict[str, int], dict[str, str]], count: int, seed: int
+    ) -> None:
+        classes, groups = data
+        found = len(set(groups.values()))
+        if found < count:
+            with pytest.raises(SplitError, match=rf"{len(groups)} images in {found} group.*{count} folds.*manifest"):
+                stratified_folds(classes, groups, count, seed)
+            return
+        assignment = stratified_folds(classes, groups, count, seed)
+        assert assignment == stratified_folds(dict(reversed(classes.items())), groups, count, seed)
+        assert set(assignment) == set(classes)
+        assert set(assignment.values()) == set(range(1, count + 1))
+        assert len({(groups[name], fold) for name, fold in assignment.items()}) == found
+
+    def test_every_class_is_shared_out_evenly(self) -> None:
+        classes = {f"{i:03}": 1 + i % 3 for i in range(147)}
+        assignment = stratified_folds(classes, {name: name for name in classes}, 5)
+        counts = Counter((classes[name], fold) for name, fold in assignment.items())
+        assert set(counts.values()) == {9, 10}
+        assert set(Counter(assignment.values()).values()) == {29, 30}
+
+    def test_the_assignment_is_frozen(self) -> None:
+        classes = {letter: 1 + position % 2 for position, letter in enumerate("abcdefghij")}
+        groups = {name: {"b": "a", "c": "a", "i": "h"}.get(name, name) for name in classes}
+        folds = stratified_folds(classes, groups, 4)
+        assert "".join(str(folds[name]) for name in classes) == "1112334224"
+
+    def test_a_fold_tests_and_the_next_one_validates(self, tmp_path: Path) -> None:
+        dataset = open_dataset(make_folder(tmp_path / "x"))
+        folds = dataset.folds(3)
+        names = [{s.name for s in fold} for fold in folds.folds]
+        for number, (test, val, train) in enumerate(((0, 1, 2), (1, 2, 0), (2, 0, 1)), start=1):
+            split = folds.split(number)
+            parts = ({s.name for s in part} for part in (split.test, split.val, split.train))
+            assert list(parts) == [names[test], names[val], names[train]]
+        assert set.union(*names) == {s.name for s in dataset.samples}
+
+    def test_what_is_kept_stays(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path / "x")
+        computed = open_dataset(root).folds(3)
+        assert keep_folds(open_dataset(root), 3) == root / "splits" / "3-fold.json"
+        assert open_dataset(root).folds(3).folds == computed.folds
+        assert set(open_dataset(root).folds(3).hashes) == set(computed.assignment)
+        # Another class would now put it into another fold.
+        write_labels(root / "labels", "a", np.ones((24, 24), np.int64))
+        assert keep_folds(open_dataset(root), 3) is None
+        kept = open_dataset(root).folds(3)
+        assert kept.assignment == computed.assignment
+        assert "a" in {name for fold in (1, 2, 3) for name in kept.split(fold).changed}
+
+    def test_folds_by_hand(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path / "x", "abcd")
+        write_folds(root, {"a": 3, "b": 1, "c": 2})
+        assert open_dataset(root).folds(3).assignment == {"b": 1, "c": 2, "a": 3}
+
+    @pytest.mark.parametrize(
+        ("folds", "said"),
+        [
+            ({"a": 1, "b": 1, "c": 3}, "leaves fold 2 empty"),
+            ({"a": 1, "b": 2, "c": 3, "d": 4}, "holds 4 folds, not 3: call it 4-fold.json"),
+            ({"a": 1, "b": 2}, "holds 2 folds: there must be at least 3"),
+            ({"a": 0, "b": 1, "c": 2}, r"images\.a\.fold"),
+            ({"a": 1, "b": 2, "ghost": 3}, "ghost"),
+        ],
+    )
+    def test_files_that_do_not_fit(self, tmp_path: Path, folds: dict[str, int], said: str) -> None:
+        root = make_folder(tmp_path / "x", "abcd")
+        images = {name: {"fold": fold} for name, fold in folds.items()}
+        content = {"name": "3-fold", "kind": "folds", "version": 1, "images": images}
+        (root / "splits").mkdir()
+        (root / "splits" / "3-fold.json").write_text(json.dumps(content))
+        with pytest.raises(SplitError, match=rf"3-fold\.json.*{said}"):
+            open_dataset(root).folds(3)
+
+    def test_a_file_of_the_other_kind_names_the_form(self, tmp_path: Path) -> None:
+        root = make_folder(tmp_path / "x", "abc")
+        write_split(root, "3-fold", {"a": "train", "b": "val", "c": "test"})
+        with pytest.raises(SplitError, match=r"3-fold\.json.*give it the form") as caught:
+            open_dataset(root).folds(3)
+        form = str(caught.value).partition("give it the form ")[2]
+        assert FoldsFile.model_validate_json(form).images["STEM"].fold == 1
+
+    def test_two_folds_are_too_few(self, tmp_path: Path) -> None:
+        with pytest.raises(SplitError, match="2 folds are too few"):
+            open_dataset(make_folder(tmp_path / "x")).folds(2)
 
 
 def outline_share(picture: NDArray[np.uint8]) -> float:

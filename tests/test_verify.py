@@ -17,7 +17,7 @@ from scipy import ndimage
 from crystalbench._exceptions import DataError
 from crystalbench.data._dataset import open_dataset
 from crystalbench.data._images import write_image, write_labels
-from crystalbench.data._splits import SUBSETS, Subset, write_split
+from crystalbench.data._splits import SUBSETS, Subset, write_folds, write_split
 from crystalbench.data._verify import Problem, verify_dataset
 
 DATA = SHARED / "data"
@@ -222,6 +222,17 @@ class TestSplitFiles:
     def test_one_image_in_several_subsets(self, folder: Path) -> None:
         write_split(folder, "heart", {"a": ["train", "val", "test"]})
         assert named(verify_dataset(folder), "error", "heart.json", "two subsets", "a (train and val and test)")
+
+    def test_folds(self, folder: Path) -> None:
+        assert verify_dataset(folder) == []
+        (folder / "manifest.csv").write_text("image,group\na.png,one\nb.png,one\nc.png,\nd.png,\ne.png,\n")
+        path = write_folds(folder, {"a": 1, "b": 2, "c": 3})
+        problems = verify_dataset(folder)
+        assert named(problems, "error", str(path), "group one is in fold 1 (as a) and fold 2 (as b)")
+        assert named(problems, "warning", str(path), "leaves out images", "d, e")
+        assert len(problems) == 2
+        write_folds(folder, {"a": 1, "b": 1, "c": 3})
+        assert named(verify_dataset(folder), "error", str(path), "leaves fold 2 empty")
 
     def test_the_same_pixels_in_another_format(self, folder: Path) -> None:
         Image.open(folder / "images" / "a.png").save(folder / "images" / "e.bmp")

@@ -16,12 +16,22 @@ from crystalbench.data._images import (
 from crystalbench.data._importers import import_dataset
 from crystalbench.data._importing import ImportReport
 from crystalbench.data._made import make_dataset
-from crystalbench.data._splits import Split, stratified_split, write_split
+from crystalbench.data._splits import (
+    Folds,
+    Split,
+    folds_name,
+    keep_folds,
+    stratified_folds,
+    stratified_split,
+    write_folds,
+    write_split,
+)
 from crystalbench.data._verify import Problem, verify_dataset
 
 __all__ = [
     "LABEL_SUFFIXES",
     "Dataset",
+    "Folds",
     "ImportReport",
     "Problem",
     "Sample",
@@ -34,15 +44,19 @@ __all__ = [
     "files_by_stem",
     "find_dataset",
     "find_folder",
+    "folds_name",
     "import_dataset",
+    "keep_folds",
     "make_dataset",
     "open_dataset",
     "read_grain",
     "read_image",
     "read_labels",
     "safe_name",
+    "stratified_folds",
     "stratified_split",
     "verify_dataset",
+    "write_folds",
     "write_image",
     "write_labels",
     "write_split",

@@ -30,7 +30,16 @@ from crystalbench.data._images import (
     read_image,
     read_labels,
 )
-from crystalbench.data._splits import Split, compute_split, resolve_split, split_path
+from crystalbench.data._splits import (
+    Folds,
+    Split,
+    compute_folds,
+    compute_split,
+    folds_name,
+    resolve_folds,
+    resolve_split,
+    split_path,
+)
 
 MADE_BY = "crystalbench/"
 """What ``made_by`` begins with in the sets that the project makes itself; the generator's name follows."""
@@ -239,6 +248,18 @@ class Dataset:
         if name == "fixed" and not split_path(self.root, name).exists():
             return compute_split(name, self.samples, self.classes())
         return resolve_split(self.root, name, self.samples)
+
+    def folds(self, count: int) -> Folds:
+        """Return folds that test in turn: those of ``splits/K-fold.json``, or stratified ones where it has no file.
+
+        Raises
+        ------
+        SplitError
+            Where the file does not fit the images, for fewer than three folds, or fewer groups than folds.
+        """
+        if not split_path(self.root, folds_name(count)).exists():
+            return compute_folds(count, self.samples, self.classes())
+        return resolve_folds(self.root, count, self.samples)
 
     def difficulty(self, sample: Sample) -> DifficultyClass:
         """Return the difficulty class of ``sample``; see :func:`~crystalbench.data.difficulty_class`."""

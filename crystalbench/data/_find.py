@@ -56,11 +56,11 @@ def find_folder(name: str, report: Report | None = None) -> Path:
     raise UnknownNameError("data set or folder", name, made_names())
 
 
-def check_files(root: Path, report: Report | None = None) -> list[Problem]:
+def check_files(root: Path, report: Report | None = None, split: str = "fixed") -> list[Problem]:
     """Read a whole data set before hours are spent on it; return what is odd but usable.
 
     Leaks between splits are among what is returned: they make a comparison unfair, not impossible. Of the splits
-    only ``fixed`` counts, and one that leaves a subset empty is not refused here, as a set that is only tested
+    only ``split`` counts, and one that leaves a subset empty is not refused here, as a set that is only tested
     may have it. A set that our own generator made is not read, and one whose files are those of the last time is not
     read again.
 
@@ -71,7 +71,7 @@ def check_files(root: Path, report: Report | None = None) -> list[Problem]:
     """
     if _is_made(root):
         return []
-    problems = [problem for problem in _verified(root, report) if not _is_of_other_split(root, problem)]
+    problems = [problem for problem in _verified(root, report) if not _is_of_other_split(root, problem, split)]
     unusable = [problem for problem in problems if problem.kind == "error" and not problem.leak]
     if all(problem.empty for problem in unusable):
         return [problem for problem in problems if not problem.empty]
@@ -120,5 +120,5 @@ def _is_made(root: Path) -> bool:
         return False
 
 
-def _is_of_other_split(root: Path, problem: Problem) -> bool:
-    return problem.file.parent == root / "splits" and problem.file != split_path(root, "fixed")
+def _is_of_other_split(root: Path, problem: Problem, split: str) -> bool:
+    return problem.file.parent == root / "splits" and problem.file != split_path(root, split)

@@ -226,6 +226,9 @@ def _um_per_px(path: Path) -> float:
 def _write_index(folder: Path, recipe: Recipe, count: int) -> None:
     stems = [_stem(i) for i in range(count)]
     _write_manifest(folder, stems)
+    for kept in (folder / "splits").glob("*-fold.json"):
+        # Of fewer images, before the set grew.
+        kept.unlink()
     classes = dict(zip(stems, recipe.difficulties(), strict=False))
     if count >= 3:
         assignment = stratified_split(classes, {stem: stem for stem in stems}, recipe.seed)

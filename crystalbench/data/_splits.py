@@ -1,4 +1,4 @@
-"""Which images train, validate and test."""
+"""Which images train, validate and test: one split, or folds that take turns."""
 
 from __future__ import annotations
 
@@ -8,21 +8,29 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crystalbench._exceptions import SplitError
 from crystalbench._files import write_json
 
 if TYPE_CHECKING:
-    from crystalbench.data._dataset import Sample
+    from crystalbench.data._dataset import Dataset, Sample
 
 Subset = Literal["train", "val", "test"]
 SUBSETS: tuple[Subset, ...] = ("train", "val", "test")
 FORM = '{"name": "fixed", "kind": "split", "version": 1, "images": {"STEM": {"subset": "train"}}}'
 """What a split file looks like; a subset is train, val or test."""
+
+FOLDS_FORM = '{"name": "5-fold", "kind": "folds", "version": 1, "images": {"STEM": {"fold": 1}}}'
+"""What a file of folds looks like; they are counted from 1."""
+
+FEWEST_FOLDS = len(SUBSETS)
+"""One fold tests, one validates, the others train."""
+
+_Part = TypeVar("_Part", Subset, int)
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,38 @@ class Split:
         return tuple(s for s in SUBSETS if any(sample.name == name for sample in members[s]))
 
 
+@dataclass(frozen=True)
+class Folds:
+    """The samples of a data set in folds that test in turn, so that each is tested once.
+
+    Parameters
+    ----------
+    name
+        ``K-fold``, of K folds.
+    folds
+        The samples of each by ascending name. None of the folds is empty.
+    hashes
+        As of :class:`Split`.
+    """
+
+    name: str
+    folds: tuple[tuple[Sample, ...], ...]
+    hashes: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def assignment(self) -> dict[str, int]:
+        """The fold of each sample by name, counted from 1."""
+        return {sample.name: number for number, fold in enumerate(self.folds, start=1) for sample in fold}
+
+    def split(self, fold: int) -> Split:
+        """Return what ``fold`` of 1 to K stands for: it tests, the next one validates (the first after the last)."""
+        validating = fold % len(self.folds) + 1
+        numbered = list(enumerate(self.folds, start=1))
+        training = [sample for number, found in numbered if number not in (fold, validating) for sample in found]
+        train = tuple(sorted(training, key=lambda sample: sample.name))
+        return Split(self.name, train, self.folds[validating - 1], self.folds[fold - 1], self.hashes)
+
+
 class _Member(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -83,6 +123,56 @@ class SplitFile(BaseModel):
     version: int
     seed: int | None = None
     images: dict[str, _Member]
+
+    @property
+    def held(self) -> dict[str, tuple[Subset, ...]]:
+        """The subsets of each image."""
+        return {image: tuple(member.subsets) for image, member in self.images.items()}
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be used; None where it can."""
+        return without_images(self.held.values())
+
+
+class _FoldMember(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fold: int = Field(ge=1)
+    sha256: str | None = None
+
+
+class FoldsFile(BaseModel):
+    """``splits/K-fold.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    kind: Literal["folds"]
+    version: int
+    seed: int | None = None
+    images: dict[str, _FoldMember]
+
+    @property
+    def held(self) -> dict[str, tuple[str, ...]]:
+        """What holds each image, in words."""
+        return {image: (f"fold {member.fold}",) for image, member in self.images.items()}
+
+    @property
+    def count(self) -> int:
+        """How many folds there are."""
+        return max((member.fold for member in self.images.values()), default=0)
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be used; None where it can."""
+        used = {member.fold for member in self.images.values()}
+        empty = [str(fold) for fold in range(1, self.count + 1) if fold not in used]
+        if empty:
+            return f"leaves fold {' and '.join(empty)} empty: give each fold an image"
+        if self.count < FEWEST_FOLDS:
+            return f"holds {self.count} folds: there must be at least {FEWEST_FOLDS}, to train, validate and test"
+        return None
 
 
 def stratified_split(
@@ -112,21 +202,62 @@ def stratified_split(
     SplitError
         Where there are fewer than three groups.
     """
-    members = _members(groups)
-    if len(members) < len(SUBSETS):
+    found = len(set(groups.values()))
+    if found < len(SUBSETS):
         raise SplitError(
-            f"{len(members)} group(s) cannot be split into train, val and test: "
+            f"{found} group(s) cannot be split into train, val and test: "
             "train on another data set with --train-data, or give the images finer groups in manifest.csv"
         )
+    return _shared_out(classes, groups, dict(zip(SUBSETS, shares, strict=True)), seed)
+
+
+def stratified_folds(
+    classes: Mapping[str, int], groups: Mapping[str, str], count: int, seed: int = 0
+) -> dict[str, int]:
+    """Share images out over folds by class, never a group over two of them, as :func:`stratified_split` does.
+
+    Parameters
+    ----------
+    classes, groups, seed
+        As there.
+    count
+        How many folds, which are all to hold as many images of each class.
+
+    Returns
+    -------
+    dict
+        For each image its fold, from 1 to ``count``. No fold is empty.
+
+    Raises
+    ------
+    SplitError
+        For fewer than three folds, or fewer groups than folds.
+    """
+    if count < FEWEST_FOLDS:
+        raise SplitError(f"{count} folds are too few: one tests, one validates, the others train")
+    found = len(set(groups.values()))
+    if found < count:
+        raise SplitError(
+            f"{len(groups)} images in {found} group(s) cannot make {count} folds: ask for at most {found}, "
+            "or give the images finer groups in manifest.csv"
+        )
+    return _shared_out(classes, groups, dict.fromkeys(range(1, count + 1), 1 / count), seed)
+
+
+def _shared_out(
+    classes: Mapping[str, int], groups: Mapping[str, str], shares: Mapping[_Part, float], seed: int
+) -> dict[str, _Part]:
+    """Give shuffled groups, the largest first, to the part that lacks most images of their classes."""
+    members = _members(groups)
     order = _shuffled(members, seed)
     lacking = _wanted(classes, shares)
-    assignment: dict[str, Subset] = {}
+    assignment: dict[str, _Part] = {}
     for position, group in enumerate(order):
         content = Counter(classes[name] for name in members[group])
-        subset = _neediest(lacking, content, _open_subsets(assignment, len(order) - position))
-        assignment.update(dict.fromkeys(members[group], subset))
+        part = _neediest(lacking, content, _open_parts(shares, assignment, len(order) - position))
+        assignment.update(dict.fromkeys(members[group], part))
         for difficulty, count in content.items():
-            lacking[subset][difficulty] -= count
+            lacking[part][difficulty] -= count
     return dict(sorted(assignment.items()))
 
 
@@ -143,29 +274,32 @@ def _shuffled(members: Mapping[str, list[str]], seed: int) -> list[str]:
     return sorted((names[i] for i in order), key=lambda group: -len(members[group]))
 
 
-def _wanted(classes: Mapping[str, int], shares: Sequence[float]) -> dict[Subset, dict[int, float]]:
+def _wanted(classes: Mapping[str, int], shares: Mapping[_Part, float]) -> dict[_Part, dict[int, float]]:
     totals = Counter(classes.values())
-    return {s: {c: n * share for c, n in totals.items()} for s, share in zip(SUBSETS, shares, strict=True)}
+    return {part: {c: n * share for c, n in totals.items()} for part, share in shares.items()}
 
 
-def _open_subsets(assignment: Mapping[str, Subset], groups_left: int) -> Sequence[Subset]:
-    empty = [subset for subset in SUBSETS if subset not in assignment.values()]
-    return empty if groups_left <= len(empty) else SUBSETS
+def _open_parts(parts: Iterable[_Part], assignment: Mapping[str, _Part], groups_left: int) -> list[_Part]:
+    empty = [part for part in parts if part not in assignment.values()]
+    return empty if groups_left <= len(empty) else list(parts)
 
 
-def _neediest(
-    lacking: Mapping[Subset, Mapping[int, float]], content: Counter[int], subsets: Sequence[Subset]
-) -> Subset:
-    def need(subset: Subset) -> tuple[float, float]:
-        of_classes = sum(n * lacking[subset][c] for c, n in content.items())
-        return round(of_classes, 6), round(sum(lacking[subset].values()), 6)
+def _neediest(lacking: Mapping[_Part, Mapping[int, float]], content: Counter[int], parts: Iterable[_Part]) -> _Part:
+    def need(part: _Part) -> tuple[float, float]:
+        of_classes = sum(n * lacking[part][c] for c, n in content.items())
+        return round(of_classes, 6), round(sum(lacking[part].values()), 6)
 
-    return max(subsets, key=need)
+    return max(parts, key=need)
 
 
 def split_path(folder: Path, name: str) -> Path:
     """Return the file of the split ``name``."""
     return folder / "splits" / f"{name}.json"
+
+
+def folds_name(count: int) -> str:
+    """Return what so many folds are called."""
+    return f"{count}-fold"
 
 
 def read_split(folder: Path, name: str) -> SplitFile:
@@ -177,20 +311,47 @@ def read_split(folder: Path, name: str) -> SplitFile:
         Where the file is missing or is not a split.
     """
     path = split_path(folder, name)
+    return _parsed(path, _content(path, FORM), SplitFile, FORM)
+
+
+def read_split_or_folds(folder: Path, name: str) -> SplitFile | FoldsFile:
+    """Read ``splits/NAME.json`` of either kind.
+
+    Raises
+    ------
+    SplitError
+        Where the file is missing or is neither.
+    """
+    path = split_path(folder, name)
+    content = _content(path, FORM)
+    if isinstance(content, dict) and content.get("kind") == "folds":
+        return _parsed(path, content, FoldsFile, FOLDS_FORM)
+    return _parsed(path, content, SplitFile, FORM)
+
+
+_File = TypeVar("_File", SplitFile, FoldsFile)
+
+
+def _content(path: Path, form: str) -> Any:
     try:
-        return SplitFile.model_validate(json.loads(path.read_bytes()))
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise SplitError(f"{path} does not exist: the splits of this data set are {_names(folder)}") from None
+        raise SplitError(f"{path} does not exist: the splits of this data set are {_names(path.parent)}") from None
+    except ValueError as error:
+        raise SplitError(f"{path} is no JSON ({error}): give it the form {form}") from error
+
+
+def _parsed(path: Path, content: Any, model: type[_File], form: str) -> _File:
+    try:
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise SplitError(f"{path} is no split ({place}: {first['msg']}): give it the form {FORM}") from error
-    except ValueError as error:
-        raise SplitError(f"{path} is no JSON ({error}): give it the form {FORM}") from error
+        raise SplitError(f"{path} is no split ({place}: {first['msg']}): give it the form {form}") from error
 
 
 def _names(folder: Path) -> str:
-    return ", ".join(sorted({path.stem for path in (folder / "splits").glob("*.json")} | {"fixed"}))
+    return ", ".join(sorted({path.stem for path in folder.glob("*.json")} | {"fixed"}))
 
 
 def write_split(
@@ -219,19 +380,59 @@ def write_split(
     SplitError
         Where ``assignment`` names an image that is not there.
     """
+    members = {
+        image: {"subset": subset if isinstance(subset, str) else list(subset)} for image, subset in assignment.items()
+    }
+    return _write(folder, {"name": name, "kind": "split", "version": version, "seed": seed}, members)
+
+
+def write_folds(folder: Path, assignment: Mapping[str, int], *, version: int = 1, seed: int | None = None) -> Path:
+    """Write ``splits/K-fold.json`` with the pixel hash of each image and return the file.
+
+    Parameters
+    ----------
+    folder
+        A data set with ``images/`` and ``labels/``.
+    assignment
+        The fold of each image, from 1 to K.
+    version, seed
+        Of whatever made the assignment.
+
+    Raises
+    ------
+    SplitError
+        Where ``assignment`` names an image that is not there.
+    """
+    name = folds_name(max(assignment.values()))
+    members = {image: {"fold": fold} for image, fold in assignment.items()}
+    return _write(folder, {"name": name, "kind": "folds", "version": version, "seed": seed}, members)
+
+
+def keep_folds(dataset: Dataset, count: int) -> Path | None:
+    """Write folds down that are computed so far, so that no later version makes others; return their file.
+
+    None where there is a file already.
+
+    Raises
+    ------
+    SplitError
+        As :func:`stratified_folds`.
+    OSError
+        Where the file cannot be written.
+    """
+    if split_path(dataset.root, folds_name(count)).exists():
+        return None
+    return write_folds(dataset.root, dataset.folds(count).assignment, seed=0)
+
+
+def _write(folder: Path, about: Mapping[str, Any], members: Mapping[str, Mapping[str, object]]) -> Path:
     from crystalbench.data._dataset import find_samples
 
+    path = split_path(folder, about["name"])
     samples = {sample.name: sample for sample in find_samples(folder)}
-    check_names(split_path(folder, name), assignment, samples)
-    images = {
-        image: {
-            "subset": subset if isinstance(subset, str) else list(subset),
-            "sha256": samples[image].pixel_hash,
-        }
-        for image, subset in sorted(assignment.items())
-    }
-    path = split_path(folder, name)
-    write_json(path, {"name": name, "kind": "split", "version": version, "seed": seed, "images": images})
+    check_names(path, members, samples)
+    images = {image: {**member, "sha256": samples[image].pixel_hash} for image, member in sorted(members.items())}
+    write_json(path, {**about, "images": images})
     return path
 
 
@@ -255,9 +456,46 @@ def resolve_split(folder: Path, name: str, samples: Sequence[Sample]) -> Split:
     file = read_split(folder, name)
     path = split_path(folder, name)
     check_names(path, file.images, {sample.name: sample for sample in samples})
-    subsets = {image: tuple(member.subsets) for image, member in file.images.items()}
-    hashes = {image: member.sha256 for image, member in file.images.items() if member.sha256}
-    return _split(str(path), name, samples, subsets, hashes)
+    return _split(str(path), name, samples, file.held, _hashes(file))
+
+
+def _hashes(file: SplitFile | FoldsFile) -> dict[str, str]:
+    return {image: member.sha256 for image, member in file.images.items() if member.sha256}
+
+
+def resolve_folds(folder: Path, count: int, samples: Sequence[Sample]) -> Folds:
+    """Return the folds that ``splits/K-fold.json`` gives for ``samples``; images it leaves out are unused.
+
+    Raises
+    ------
+    SplitError
+        Where it names images that are not there, leaves a fold empty, or holds another number of folds.
+    """
+    path = split_path(folder, folds_name(count))
+    file = _parsed(path, _content(path, FOLDS_FORM), FoldsFile, FOLDS_FORM)
+    check_names(path, file.images, {sample.name: sample for sample in samples})
+    if file.problem:
+        raise SplitError(f"{path} {file.problem}")
+    if file.count != count:
+        raise SplitError(f"{path} holds {file.count} folds, not {count}: call it {folds_name(file.count)}.json")
+    return _folds(samples, {image: member.fold for image, member in file.images.items()}, _hashes(file))
+
+
+def compute_folds(count: int, samples: Sequence[Sample], classes: Mapping[str, int]) -> Folds:
+    """Return the stratified folds of ``samples`` with seed 0.
+
+    Raises
+    ------
+    SplitError
+        As :func:`stratified_folds`.
+    """
+    return _folds(samples, stratified_folds(classes, {sample.name: sample.group for sample in samples}, count), {})
+
+
+def _folds(samples: Sequence[Sample], assignment: Mapping[str, int], hashes: Mapping[str, str]) -> Folds:
+    count = max(assignment.values())
+    folds = (tuple(s for s in samples if assignment.get(s.name) == number) for number in range(1, count + 1))
+    return Folds(folds_name(count), tuple(folds), hashes)
 
 
 def compute_split(name: str, samples: Sequence[Sample], classes: Mapping[str, int]) -> Split:

@@ -31,7 +31,7 @@ from crystalbench.data._dataset import (
     read_settings,
 )
 from crystalbench.data._images import IMAGE_SUFFIXES, LABEL_SUFFIXES, decode_image, read_grain, read_labels
-from crystalbench.data._splits import Subset, read_split, split_path, stratified_split, without_images
+from crystalbench.data._splits import read_split_or_folds, split_path, stratified_split
 
 Kind = Literal["error", "warning"]
 
@@ -349,20 +349,18 @@ def _check_split_file(
 ) -> list[Problem]:
     path = split_path(root, name)
     try:
-        split = read_split(root, name)
+        split = read_split_or_folds(root, name)
     except SplitError as error:
         return [_problem(path, error)]
     present = {entry.name for entry in entries if entry.images}
     recorded = {image: member.sha256 for image, member in split.images.items()}
     changed = [f.name for f in facts if recorded.get(f.name) not in (None, f.pixels)]
-    subsets = {image: tuple(member.subsets) for image, member in split.images.items()}
-    lacking = without_images(subsets.values())
     return [
-        *([Problem(path, "error", lacking, empty=True)] if lacking else []),
+        *([Problem(path, "error", split.problem, empty=True)] if split.problem else []),
         *_listed(path, "error", "names images that are not there", sorted(recorded.keys() - present)),
         *_listed(path, "warning", "leaves out images, which are not used", sorted(present - recorded.keys())),
         *_listed(path, "warning", "was made with other pixels of", changed),
-        *_leaks(path, subsets, facts, alike),
+        *_leaks(path, split.held, facts, alike),
     ]
 
 
@@ -372,7 +370,7 @@ def _listed(path: Path, kind: Kind, message: str, names: Sequence[str]) -> list[
 
 def _leaks(
     path: Path,
-    subsets: Mapping[str, tuple[Subset, ...]],
+    subsets: Mapping[str, tuple[str, ...]],
     facts: Sequence[_Facts],
     alike: Sequence[tuple[_Facts, _Facts]],
 ) -> list[Problem]:
@@ -382,7 +380,7 @@ def _leaks(
     return [Problem(path, "error", message, leak=True) for message in messages]
 
 
-def _group_leaks(subsets: Mapping[str, tuple[Subset, ...]], facts: Sequence[_Facts]) -> Iterator[str]:
+def _group_leaks(subsets: Mapping[str, tuple[str, ...]], facts: Sequence[_Facts]) -> Iterator[str]:
     members: dict[str, dict[str, str]] = defaultdict(dict)
     for fact in facts:
         for subset in subsets.get(fact.name, ()):
@@ -393,7 +391,7 @@ def _group_leaks(subsets: Mapping[str, tuple[Subset, ...]], facts: Sequence[_Fac
             yield f"leaks: group {group} is in {where}"
 
 
-def _image_leaks(subsets: Mapping[str, tuple[Subset, ...]], alike: Sequence[tuple[_Facts, _Facts]]) -> Iterator[str]:
+def _image_leaks(subsets: Mapping[str, tuple[str, ...]], alike: Sequence[tuple[_Facts, _Facts]]) -> Iterator[str]:
     for one, other in alike:
         here, there = subsets.get(one.name, ()), subsets.get(other.name, ())
         if here and there and len({*here, *there}) > 1:
