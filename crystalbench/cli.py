@@ -97,7 +97,9 @@ def _add_run(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     run.set_defaults(verb=_run)
     _add_request(run, timeout=None)
     _add_tuned(run)
+    _add_folds(run, "one row over K folds, each tested with the others trained and validated on")
     add = run.add_argument
+    add("--nested", action="store_true", help="parameters that `crystalbench tune --folds K` chose in each fold")
     add("--dry-run", action="store_true", help="say what would be done")
     add("--retry", choices=("failed",), help="only the experiments that failed before")
     add("--retrain", action="store_true", help="train again also what is trained")
@@ -111,8 +113,9 @@ def _add_tune(verbs: _Verbs[argparse.ArgumentParser]) -> None:
         "The choice is in OUT/DATA/METHOD/tuned.yaml, for `crystalbench run --tuned`. The same command goes on "
         "where one was killed; several share the work.",
     )
-    tune.set_defaults(verb=_tune, tuned=False)
+    tune.set_defaults(verb=_tune, tuned=False, nested=False)
     _add_request(tune, timeout=None)
+    _add_folds(tune, "a search in each of K folds, for `crystalbench run --folds K --nested`")
     add = tune.add_argument
     add("--trainings", type=_positive, metavar="N", help="try N settings of `train` in all (the whole grid)")
     add("--sampler", choices=("grid", "tpe"), default="grid", help="tpe: Optuna's, with --trainings (%(default)s)")
@@ -129,9 +132,13 @@ def _add_tuned(parser: argparse.ArgumentParser) -> None:
         help="parameters that `crystalbench tune` chose (OUT/DATA/METHOD/tuned.yaml)")  # fmt: skip
 
 
+def _add_folds(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--folds", type=_folds, metavar="K", help=what)
+
+
 def _add_time(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     time = verbs.add_parser("time", help="time methods in turn on this machine; trains what is not trained")
-    time.set_defaults(verb=_time)
+    time.set_defaults(verb=_time, folds=None, nested=False)
     # A method that stands still would keep the turn from all others.
     _add_request(time, timeout=600.0)
     _add_tuned(time)
@@ -269,6 +276,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         _print_plan(experiments, options.retrain)
         return OK
+    _keep_folds(request, console)
     limits = Limits(options.timeout, options.max_memory)
     records = Run(experiments, say, retrain=options.retrain, limits=limits)()
     _print_results(experiments, records)
@@ -295,7 +303,9 @@ def _request(options: argparse.Namespace, console: Console) -> Request:
         threads=options.threads or _devices.cores(),
         isolated=options.isolated,
         unpickle=options.unpickle_weights,
-        tuned=options.tuned,
+        tuned=options.tuned or options.nested,
+        folds=options.folds,
+        nested=options.nested,
         out=options.out,
     )
 
@@ -313,6 +323,25 @@ def _usable(data: str, console: Console) -> Dataset:
     return open_dataset(folder)
 
 
+def _keep_folds(request: Request, console: Console) -> None:
+    """Write new folds down beside the images, and show what is odd about them."""
+    from crystalbench.data import check_files, folds_name, keep_folds
+
+    if request.folds is None:
+        return
+    try:
+        file = keep_folds(request.dataset, request.folds)
+    except OSError as error:
+        told = [f"warning: the folds are not written down, and are made again each time: {_reason(error)}"]
+    else:
+        told = [f"the folds are in {file}"] if file else []
+    root, name = request.dataset.root, folds_name(request.folds)
+    with _counter(console, f"check {name}") as report:
+        problems = check_files(root, report, name)
+    for line in (*told, *(str(problem) for problem in problems if problem.file.parent == root / "splits")):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def _has_failed(experiment: Experiment) -> bool:
     from crystalbench.experiment import read_record
 
@@ -328,7 +357,10 @@ def _print_plan(experiments: Sequence[Experiment], retrain: bool) -> None:
                 state = "done" if training.is_done and not retrain else "to do"
                 print(f"train {name:12} {state:6} {training.folder}")
             trained.add(training.key)
-        print(f"test  {experiment.method.name:20} {len(experiment.samples)} images -> {experiment.folder}")
+        tested = f"{len(experiment.samples)} images{experiment.parts.suffix}"
+        print(f"test  {experiment.method.name:20} {tested} -> {experiment.folder}")
+    n_images = sum(len(experiment.samples) for experiment in experiments)
+    print(f"in all: {len(trained)} trainings, {len(experiments)} tests of {n_images} images")
 
 
 def _print_results(experiments: Sequence[Experiment], records: Sequence[Record]) -> None:
@@ -354,7 +386,10 @@ def _tune(options: argparse.Namespace) -> int:
     console = _stderr()
     say = reporter(console)
     limits = Limits(options.timeout, options.max_memory)
-    searches = plan_searches(_request(options, console), say.say, prune=options.prune)
+    request = _request(options, console)
+    searches = plan_searches(request, say.say, prune=options.prune)
+    if not options.dry_run:
+        _keep_folds(request, console)
     status = OK
     for search in searches:
         retry = bool(options.retry) and not options.dry_run
@@ -372,7 +407,7 @@ def _tune(options: argparse.Namespace) -> int:
 
 def _print_search(tune: Tune) -> None:
     search, trained, n_points = tune.search, 0, 0
-    print(f"{search.method.name} on {len(search.samples)} validation images, preset {search.request.preset}")
+    print(f"{search.title} on {len(search.samples)} validation images, preset {search.request.preset}")
     for stage in tune.plan():
         print(f"stage {stage.name:12} {stage.described}")
         trained += stage.trainings
@@ -386,14 +421,16 @@ def _print_tuned(tune: Tune) -> None:
 
     tuned, records = tune()
     screen().print(points_table(records))
-    cost = tuned.cost
+    cost, title = tuned.cost, tune.search.title
     trainings = ", ".join(f"{count} of {name}" for name, count in cost.trainings_by_component.items())
     print(
-        f"{tuned.method}: PQ {100 * tuned.pq:.1f} % on {tuned.n_images} validation images; {cost.points} points of "
+        f"{title}: PQ {100 * tuned.pq:.1f} % on {tuned.n_images} validation images; {cost.points} points of "
         f"{cost.trainings} trainings{f' ({trainings})' if trainings else ''} took {cost.device_s:.3g} s on the device, "
         f"point by point {cost.device_s_point_by_point:.3g} s"
     )
-    print(f"chosen: {tune.file}; crystalbench run --tuned takes it")
+    fold = tune.search.parts.fold
+    flags = f"--folds {fold.folds} --nested" if fold else "--tuned"
+    print(f"chosen: {tune.file}; crystalbench run {flags} takes it")
 
 
 def _time(options: argparse.Namespace) -> int:
@@ -663,6 +700,12 @@ def _print_json(value: object) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def _folds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 3, to train, validate and test")
     return int(text)
 
 

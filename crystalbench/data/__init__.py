@@ -17,6 +17,7 @@ from crystalbench.data._importers import import_dataset
 from crystalbench.data._importing import ImportReport
 from crystalbench.data._made import make_dataset
 from crystalbench.data._splits import (
+    Fold,
     Folds,
     Split,
     folds_name,
@@ -31,6 +32,7 @@ from crystalbench.data._verify import Problem, verify_dataset
 __all__ = [
     "LABEL_SUFFIXES",
     "Dataset",
+    "Fold",
     "Folds",
     "ImportReport",
     "Problem",

@@ -31,6 +31,7 @@ from crystalbench.data._images import (
     read_labels,
 )
 from crystalbench.data._splits import (
+    Fold,
     Folds,
     Split,
     compute_folds,
@@ -237,14 +238,18 @@ class Dataset:
     licence: str | None = None
     citation: str | None = None
 
-    def split(self, name: str = "fixed") -> Split:
+    def split(self, name: str | Fold = "fixed") -> Split:
         """Return a split: that of ``splits/NAME.json``, or a stratified one where ``fixed`` has no file.
+
+        That of a fold is one of :meth:`folds`.
 
         Raises
         ------
         SplitError
             Where the file does not fit the images, or there are fewer than three groups to split.
         """
+        if isinstance(name, Fold):
+            return self.folds(name.folds).split(name.number)
         if name == "fixed" and not split_path(self.root, name).exists():
             return compute_split(name, self.samples, self.classes())
         return resolve_split(self.root, name, self.samples)

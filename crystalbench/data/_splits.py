@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -70,6 +70,21 @@ class Split:
         return tuple(s for s in SUBSETS if any(sample.name == name for sample in members[s]))
 
 
+class Fold(NamedTuple):
+    """One of the folds of a data set: ``number`` of 1 to ``folds``."""
+
+    number: int
+    folds: int
+
+    def __str__(self) -> str:
+        return f"fold {self.number} of {self.folds}"
+
+    @property
+    def split_name(self) -> str:
+        """What all of the folds together are called."""
+        return folds_name(self.folds)
+
+
 @dataclass(frozen=True)
 class Folds:
     """The samples of a data set in folds that test in turn, so that each is tested once.
@@ -94,7 +109,10 @@ class Folds:
         return {sample.name: number for number, fold in enumerate(self.folds, start=1) for sample in fold}
 
     def split(self, fold: int) -> Split:
-        """Return what ``fold`` of 1 to K stands for: it tests, the next one validates (the first after the last)."""
+        """Return what ``fold`` of 1 to K stands for: it tests, the next one validates, the others train.
+
+        After the last comes the first.
+        """
         validating = fold % len(self.folds) + 1
         numbered = list(enumerate(self.folds, start=1))
         training = [sample for number, found in numbered if number not in (fold, validating) for sample in found]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from crystalbench.config import Tree
+from crystalbench.data import Fold
 from crystalbench.segmenter import MethodInfo
 
 JOB_FILE = "job.json"
@@ -47,7 +48,7 @@ class TrainJob(_Job):
 
     kind: Literal["train"] = "train"
     component: str
-    split: str
+    split: str | Fold
     key: str
     unpickle: bool = False
 

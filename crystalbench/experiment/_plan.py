@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from crystalbench import _devices
 from crystalbench._exceptions import ConfigurationError
 from crystalbench._files import canonical_json, file_sha256, sha256
 from crystalbench.config import Preset, Tree, merge, override, parse_settings, search_lists
-from crystalbench.data import Dataset, Sample
+from crystalbench.data import Dataset, Fold, Folds, Sample, Split
 from crystalbench.evaluation import EVALUATOR_VERSION
 from crystalbench.experiment._isolated import isolate
 from crystalbench.experiment._jobs import CHECKPOINT_FILE, PlannedImage, PredictJob, TrainJob, read_training
 from crystalbench.experiment._keys import isolation, key_of, prediction_base, training_key
+from crystalbench.experiment._record import Record
 from crystalbench.experiment._tuned import Tuned, Tuning, read_tuned, tuned_file
 from crystalbench.registry import Method, choose_methods
 
@@ -25,7 +27,8 @@ SPLIT = "fixed"
 class Request:
     """What ``crystalbench run`` was asked to do; ``device`` and ``threads`` are resolved already.
 
-    ``tuned`` is the file of tuned parameters, or true for the one that ``crystalbench tune`` writes.
+    ``tuned`` is the file of tuned parameters, or true for the one that ``crystalbench tune`` writes; with ``nested``
+    that of each fold.
     """
 
     methods: tuple[str, ...]
@@ -41,6 +44,8 @@ class Request:
     isolated: bool = False
     unpickle: bool = False
     tuned: Path | bool = False
+    folds: int | None = None
+    nested: bool = False
     out: Path = Path("runs")
 
 
@@ -52,6 +57,7 @@ class Training:
     component: str
     values: Tree
     dataset: Dataset
+    split: str | Fold
     requires: Mapping[str, Training]
     request: Request
     seed: int
@@ -75,25 +81,64 @@ class Training:
             checkpoints=checkpoint_files(self.requires),
             folder=self.folder.resolve(),
             component=self.component,
-            split=SPLIT,
+            split=self.split,
             key=self.key,
             unpickle=self.request.unpickle,
         )
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Which images train and validate (of ``trained``), which are tested, and the identity of these.
+
+    ``training`` is that of the first two; ``sha256`` is the hash of which images train, validate and test, whatever a
+    method needs of them, and that of all folds together where ``split`` is one of them.
+    """
+
+    trained: Dataset
+    split: str | Fold
+    val: tuple[Sample, ...]
+    training: Tree
+    tested: tuple[Sample, ...]
+    sha256: str
+
+    @property
+    def fold(self) -> Fold | None:
+        """Which fold it is, None where it is none."""
+        return self.split if isinstance(self.split, Fold) else None
+
+    @property
+    def split_name(self) -> str:
+        """What the split is called, or all folds together."""
+        return self.split.split_name if isinstance(self.split, Fold) else self.split
+
+    @property
+    def suffix(self) -> str:
+        """What a title ends with, to tell folds apart."""
+        return f", {self.fold}" if self.fold else ""
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """One method with one set of parameters and one seed on one split: ends in one record."""
+    """One method with one set of parameters and one seed on one split: ends in one record.
+
+    ``nested`` is the key of the searches that chose the parameters in each fold, None where none did.
+    """
 
     method: Method
     values: Tree
     request: Request
     seed: int
     trainings: Mapping[str, Training]
-    samples: tuple[Sample, ...]
-    split_sha256: str
+    parts: Parts
     key: str
     tuning: Tuning | None = None
+    nested: str | None = None
+
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The images that are tested."""
+        return self.parts.tested[: self.request.limit]
 
     @property
     def folder(self) -> Path:
@@ -131,21 +176,6 @@ class Experiment:
             yield PlannedImage(image=sample.name, prediction_key=prediction, score_key=score)
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Which images train and validate (of ``trained``), which are tested, and the identity of both."""
-
-    trained: Dataset
-    training: Tree
-    tested: tuple[Sample, ...]
-    test: Tree
-
-    @property
-    def sha256(self) -> str:
-        """The hash of which images train, validate and test, whatever a method needs of them."""
-        return sha256(canonical_json({**self.training, "test": self.test}))
-
-
 def plan(request: Request, say: Callable[[str], None]) -> list[Experiment]:
     """Return the experiments of a request, in the order in which they are to be done.
 
@@ -155,29 +185,34 @@ def plan(request: Request, say: Callable[[str], None]) -> list[Experiment]:
     ------
     ConfigurationError
         For unknown methods, keys or values, a ``--set`` that does not say which method it means, a parameter
-        that the user must give, ``--train-data`` that holds images of the test, ``--tuned`` without its file, or
-        an environment that cannot be built.
+        that the user must give, ``--train-data`` that holds images of the test or comes with ``--folds``, ``--tuned``
+        without its file, ``--nested`` without folds, or an environment that cannot be built.
     SplitError
         Where the data cannot be split.
     """
+    _check_nested(request)
     methods = find_request_methods(request, say)
     settings = parse_settings(request.settings, list(methods))
-    parts = find_parts(request)
-    tuned = {name: find_tuned(request, method, parts.trained) for name, method in methods.items()}
+    found = find_parts(request)
+    tuned = {
+        (name, parts.split): _find_tuned(request, method, parts) for name, method in methods.items() for parts in found
+    }
     experiments = []
-    for seed in request.seeds:
-        for name, method in methods.items():
-            found = tuned[name]
-            preset = merge(method.config.values(request.preset), found.overrides.model_dump() if found else {})
-            values = override(preset, settings[name], list(method.components))
-            if not _is_left_out(request, method, values):
-                values = method.parameters(values)
-                experiments.append(_experiment(request, method, values, seed, parts, found.cost if found else None))
+    for seed, parts, (name, method) in product(request.seeds, found, methods.items()):
+        choice = tuned[name, parts.split]
+        preset = method.config.values(request.preset)
+        chosen = merge(preset, choice.overrides.model_dump() if choice else {})
+        values, base = (override(v, settings[name], list(method.components)) for v in (chosen, preset))
+        if not _is_left_out(request, method, values):
+            values = method.parameters(values)
+            tuning = choice.cost if choice else None
+            nested = key_of(search=choice.search, base=base) if choice and request.nested else None
+            experiments.append(_experiment(request, method, values, seed, parts, tuning, nested))
     return experiments
 
 
-def replan(request: Request, values: Tree, tuning: Tuning | None, say: Callable[[str], None]) -> Experiment:
-    """Return the experiment of the one method and seed of ``request`` with ``values`` and ``tuning`` of a record.
+def replan(request: Request, record: Record, say: Callable[[str], None]) -> Experiment:
+    """Return the experiment of the one method and seed of ``request`` with what ``record`` says of parameters and fold.
 
     Raises
     ------
@@ -185,7 +220,12 @@ def replan(request: Request, values: Tree, tuning: Tuning | None, say: Callable[
         As :func:`plan`.
     """
     (method,) = find_request_methods(request, say).values()
-    return _experiment(request, method, method.parameters(values), request.seeds[0], find_parts(request), tuning)
+    folds = {parts.fold.number if parts.fold else None: parts for parts in find_parts(request)}
+    parts = folds.get(record.split.fold)
+    if parts is None:
+        raise ConfigurationError(f"the record is of fold {record.split.fold} of {request.folds}, which there is not")
+    values = method.parameters(record.parameters)
+    return _experiment(request, method, values, request.seeds[0], parts, record.tuning, record.nested)
 
 
 def find_request_methods(request: Request, say: Callable[[str], None]) -> dict[str, Method]:
@@ -194,7 +234,14 @@ def find_request_methods(request: Request, say: Callable[[str], None]) -> dict[s
     return isolate(methods, say) if request.isolated else methods
 
 
-def find_tuned(request: Request, method: Method, dataset: Dataset) -> Tuned | None:
+def _check_nested(request: Request) -> None:
+    if request.nested and request.folds is None:
+        raise ConfigurationError("--nested takes parameters that were tuned in each fold: add --folds K")
+    if request.nested and request.tuned is not True:
+        raise ConfigurationError("--nested takes a choice for each fold, which one --tuned FILE is not: leave out FILE")
+
+
+def _find_tuned(request: Request, method: Method, parts: Parts) -> Tuned | None:
     """Return what a search has chosen for a method, where the request asks for that; None where it does not.
 
     Without a file the one is read that ``crystalbench tune`` writes; what has nothing to search needs none.
@@ -202,14 +249,23 @@ def find_tuned(request: Request, method: Method, dataset: Dataset) -> Tuned | No
     Raises
     ------
     ConfigurationError
-        Where there is no file, or it was chosen for another method, preset or data set.
+        Where there is no file, or it was chosen for another method, preset, data set or fold.
     """
     if request.tuned is False or (request.tuned is True and not any(search_lists(method.config.search))):
         return None
     if request.tuned is not True and request.methods != (method.name,):
         raise ConfigurationError("--tuned FILE is of one method: give one --method, or leave out FILE")
-    file = tuned_file(request.out, request.dataset.name, method.name) if request.tuned is True else request.tuned
-    return read_tuned(file, method.name, request.preset, dataset.name, identity_sha256(dataset))
+    fold = parts.fold if request.nested else None
+    file = tuned_file(request.out, request.dataset.name, method.name, fold) if request.tuned is True else request.tuned
+    asked = {
+        "method": method.name,
+        "preset": request.preset,
+        "dataset": parts.trained.name,
+        "dataset_sha256": identity_sha256(parts.trained),
+        "split": fold.split_name if fold else SPLIT,
+        **({"fold": fold.number, "split_sha256": parts.sha256} if fold else {}),
+    }
+    return read_tuned(file, asked, fold)
 
 
 def _importable(methods: dict[str, Method], request: Request, say: Callable[[str], None]) -> dict[str, Method]:
@@ -233,17 +289,39 @@ def _is_left_out(request: Request, method: Method, values: Tree) -> bool:
     return bool(lacking)
 
 
-def find_parts(request: Request) -> Parts:
-    """Return which images train, validate and test."""
+def find_parts(request: Request) -> list[Parts]:
+    """Return which images train, validate and test: once, or in each fold."""
+    if request.folds is None:
+        return [_fixed_parts(request)]
+    if request.train_dataset:
+        raise ConfigurationError(
+            "--folds trains and tests on --data alone: leave out --train-data, or --folds to test on all of --data"
+        )
+    dataset, folds = request.dataset, request.dataset.folds(request.folds)
+    whole = sha256(canonical_json({"folds": [dataset.identity(samples) for samples in folds.folds]}))
+    return [_fold_parts(dataset, folds, Fold(number, request.folds), whole) for number in range(1, request.folds + 1)]
+
+
+def _fixed_parts(request: Request) -> Parts:
     dataset = request.train_dataset or request.dataset
     split = dataset.split(SPLIT)
     tested = request.dataset.samples if request.train_dataset else split.test
     if not tested:
         raise ConfigurationError(f"{request.dataset.root}: the test subset is empty")
-    training = {"train": dataset.identity(split.train), "val": dataset.identity(split.val)}
+    training = _training(dataset, split)
     if request.train_dataset:
         _refuse_leaks([*split.train, *split.val], tested)
-    return Parts(dataset, training, tuple(tested), request.dataset.identity(tested))
+    whole = sha256(canonical_json({**training, "test": request.dataset.identity(tested)}))
+    return Parts(dataset, SPLIT, split.val, training, tuple(tested), whole)
+
+
+def _fold_parts(dataset: Dataset, folds: Folds, fold: Fold, whole: str) -> Parts:
+    split = folds.split(fold.number)
+    return Parts(dataset, fold, split.val, _training(dataset, split), split.test, whole)
+
+
+def _training(dataset: Dataset, split: Split) -> Tree:
+    return {"train": dataset.identity(split.train), "val": dataset.identity(split.val)}
 
 
 def _refuse_leaks(trained: Sequence[Sample], tested: Sequence[Sample]) -> None:
@@ -257,7 +335,13 @@ def _refuse_leaks(trained: Sequence[Sample], tested: Sequence[Sample]) -> None:
 
 
 def _experiment(
-    request: Request, method: Method, values: Tree, seed: int, parts: Parts, tuning: Tuning | None
+    request: Request,
+    method: Method,
+    values: Tree,
+    seed: int,
+    parts: Parts,
+    tuning: Tuning | None,
+    nested: str | None,
 ) -> Experiment:
     trainings = plan_trainings(request, method, values, seed, parts)
     return Experiment(
@@ -266,9 +350,9 @@ def _experiment(
         request=request,
         seed=seed,
         trainings=trainings,
-        samples=parts.tested[: request.limit],
-        split_sha256=parts.sha256,
+        parts=parts,
         tuning=tuning,
+        nested=nested,
         key=key_of(
             method=method.name,
             class_name=method.config.class_name,
@@ -281,6 +365,7 @@ def _experiment(
             device=request.device.split(":")[0],
             threads=request.threads,
             limit=request.limit,
+            **({"fold": parts.fold, "nested": nested} if parts.fold else {}),
             **isolation(method),
         ),
     )
@@ -300,7 +385,7 @@ def plan_trainings(request: Request, method: Method, values: Tree, seed: int, pa
             threads=request.threads,
             requires={required: training.key for required, training in requires.items()},
         )
-        trainings[name] = Training(method, name, values, parts.trained, requires, request, seed, key)
+        trainings[name] = Training(method, name, values, parts.trained, parts.split, requires, request, seed, key)
     return trainings
 
 

@@ -115,11 +115,26 @@ class Search:
         """Where the records of points, their logs and the study lie."""
         return self.request.out / self.request.dataset.name / self.method.name / TUNE_FOLDER
 
+    @property
+    def title(self) -> str:
+        """What it is called where it is told of: the method, and the fold where there are folds."""
+        return f"{self.method.name}{self.parts.suffix}"
+
     @cached_property
     def key(self) -> str:
         """The key of what is searched, and on what."""
+        return key_of(**self._searched, **self._common)
+
+    def how_key(self, **more: object) -> str:
+        """Return the key of what is searched on whatever images, so that it is the same in all folds."""
+        method = {"method": self.method.name, "class_name": self.method.config.class_name}
+        how = {"seed": self.seed, "limit": self.request.limit, "prune": self.prune}
+        return key_of(**self._searched, **method, **how, **more)
+
+    @property
+    def _searched(self) -> Tree:
         grid = {"lists": dict(self.grid.lists), "fixed": self.grid.fixed}
-        return key_of(**grid, **self._common, preset=self.request.preset, base=self.base)
+        return {**grid, "preset": self.request.preset, "base": self.base}
 
     @cached_property
     def state(self) -> str:

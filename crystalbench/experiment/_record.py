@@ -46,11 +46,16 @@ class DataReference(_Part):
 
 
 class SplitReference(_Part):
-    """Which part of the data was tested; ``sha256`` says which images trained, validated and tested."""
+    """Which part of the data was tested; ``sha256`` says which images trained, validated and tested.
+
+    Of ``folds`` it is ``fold``, counted from 1, and ``sha256`` is that of all of them; null where there are none.
+    """
 
     name: str
     subset: str = "test"
     sha256: str = ""
+    fold: int | None = None
+    folds: int | None = None
 
 
 class TrainingRecord(_Part):
@@ -118,7 +123,8 @@ class Record(_Part):
     ``changes`` are the parameters, by dotted name, that are not those of the preset. ``latency`` is that of the run
     itself; one that :mod:`crystalbench.experiment._latency` reads from beside the record takes its place on the board,
     with ``latency_reference`` for the same method around its library's own post-processing. ``tuning`` is what it cost
-    to choose the parameters, null where no search did.
+    to choose the parameters, null where no search did; ``nested`` is the key of the searches that chose them in each
+    fold, the same in all folds, null where one choice serves all.
     """
 
     schema_version: int = SCHEMA
@@ -139,6 +145,7 @@ class Record(_Part):
     threads: int
     limit: int | None = None
     tuning: Tuning | None = None
+    nested: str | None = None
     status: Status
     error: Failure | None = None
     trainings: dict[str, TrainingRecord] = {}

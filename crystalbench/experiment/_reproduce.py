@@ -115,7 +115,7 @@ class Reproducer:
             holds anything else.
         """
         self._check_data(record)
-        experiment = replan(self._request(record, reporter), record.parameters, record.tuning, reporter.say)
+        experiment = replan(self._request(record, reporter), record, reporter.say)
         self._check_plan(record, experiment, reporter)
         self._claim(record, experiment)
         (again,) = Run([experiment], reporter)()
@@ -140,6 +140,7 @@ class Reproducer:
             preset=preset,
             seeds=(record.seed,),
             adapters=tuple(self.adapters),
+            folds=record.split.folds,
             limit=record.limit,
             device=_device(record, reporter),
             threads=record.threads,
@@ -149,10 +150,11 @@ class Reproducer:
         )
 
     def _check_plan(self, record: Record, experiment: Experiment, reporter: Reporter) -> None:
-        if record.split.sha256 not in ("", experiment.split_sha256):
+        found = experiment.parts.sha256
+        if record.split.sha256 not in ("", found):
             raise ConfigurationError(
                 f"other images of {self.dataset.root} train, validate or test than in the record "
-                f"({experiment.split_sha256[:12]}, not {record.split.sha256[:12]}): take its splits/ as they were"
+                f"({found[:12]}, not {record.split.sha256[:12]}): take its splits/ as they were"
             )
         source = record.provenance.get("source_sha256")
         if source not in (None, source_sha256(experiment.method)):

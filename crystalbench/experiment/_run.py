@@ -25,7 +25,7 @@ from crystalbench.experiment._keys import source_sha256
 from crystalbench.experiment._latency import TOLD, latency
 from crystalbench.experiment._local import run_job
 from crystalbench.experiment._log import log_tail
-from crystalbench.experiment._plan import SPLIT, Experiment, identity_sha256
+from crystalbench.experiment._plan import Experiment, identity_sha256
 from crystalbench.experiment._predict import is_current, read_images
 from crystalbench.experiment._progress import Reporter
 from crystalbench.experiment._provenance import command_line, now, provenance
@@ -44,6 +44,7 @@ from crystalbench.experiment._watch import Limits
 from crystalbench.registry import find_methods
 
 _PROTOCOL = "run-1: one call an image after one warm-up call"
+_TUNED_BEFORE = "tuned once, on the fixed split, whose images are tested here too; --nested tunes in each fold"
 
 
 @dataclass
@@ -120,7 +121,8 @@ def read_record(folder: Path) -> Record | None:
 
 
 def _title(experiment: Experiment) -> str:
-    return f"{experiment.method.name} on {experiment.request.dataset.name}, seed {experiment.seed}"
+    name, dataset = experiment.method.name, experiment.request.dataset.name
+    return f"{name} on {dataset}, seed {experiment.seed}{experiment.parts.suffix}"
 
 
 def checkpoints(experiment: Experiment) -> dict[str, str]:
@@ -170,13 +172,14 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
             identity_sha256=identity_sha256(request.dataset),
         ),
         train_dataset=request.train_dataset.name if request.train_dataset else None,
-        split=SplitReference(name="all" if request.train_dataset else SPLIT, sha256=experiment.split_sha256),
+        split=_split(experiment),
         seed=experiment.seed,
         device=request.device.split(":")[0],
         device_name=_devices.device_name(request.device),
         threads=request.threads,
         limit=request.limit,
         tuning=experiment.tuning,
+        nested=experiment.nested,
         status=outcome.status,
         error=outcome.failure,
         trainings={name: _training_record(result) for name, result in trainings.items()},
@@ -193,6 +196,13 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
             **provenance(experiment.method, request.device, start),
         },
     )
+
+
+def _split(experiment: Experiment) -> SplitReference:
+    parts = experiment.parts
+    number, count = parts.fold or (None, None)
+    name = "all" if experiment.request.train_dataset else parts.split_name
+    return SplitReference(name=name, sha256=parts.sha256, fold=number, folds=count)
 
 
 def _changes(experiment: Experiment) -> dict[str, Any]:
@@ -249,7 +259,8 @@ def _warnings(experiment: Experiment, trainings: Mapping[str, TrainingResult]) -
         for name, result in trainings.items()
         if _source_has_changed(result, experiment.request.adapters)
     ]
-    return own + changed
+    tuned = [_TUNED_BEFORE] if experiment.tuning and experiment.parts.fold and not experiment.nested else []
+    return own + changed + tuned
 
 
 def _source_has_changed(result: TrainingResult, adapters: Sequence[str]) -> bool:

@@ -17,7 +17,7 @@ from crystalbench._files import canonical_json, write_json
 from crystalbench.config import ParameterSet, flatten, merge, override, parse_settings, search_lists
 from crystalbench.experiment._grid import Choice, Stage, chosen, described, drawn, read_grid, shares
 from crystalbench.experiment._local import run_job
-from crystalbench.experiment._plan import SPLIT, Request, find_parts, find_request_methods, identity_sha256
+from crystalbench.experiment._plan import Parts, Request, find_parts, find_request_methods, identity_sha256
 from crystalbench.experiment._points import Pass, Point, PointRecord, Search, best
 from crystalbench.experiment._progress import Reporter
 from crystalbench.experiment._study import Mirror, default_storage, suggest
@@ -33,7 +33,7 @@ _WAIT_S = 1.0
 
 
 def plan_searches(request: Request, say: Callable[[str], None], *, prune: bool = False) -> list[Search]:
-    """Return the search of each method of a request; ``all`` leaves out what has nothing to search.
+    """Return the search of each method of a request, in each fold; ``all`` leaves out what has nothing to search.
 
     With ``prune`` points that are significantly worse than the best are not scored to the end.
 
@@ -55,12 +55,16 @@ def plan_searches(request: Request, say: Callable[[str], None], *, prune: bool =
         if not any(search_lists(method.config.search)):
             raise ConfigurationError(f"{name} has nothing to search: give `search` in its YAML lists of values")
     searched = [method for method in methods.values() if any(search_lists(method.config.search))]
-    return [replace(_search(request, method, settings[method.name]), prune=prune) for method in searched]
+    found = find_parts(request)
+    return [
+        replace(_search(request, method, settings[method.name], parts), prune=prune)
+        for method in searched
+        for parts in found
+    ]
 
 
-def _search(request: Request, method: Method, settings: Sequence[tuple[list[str], object]]) -> Search:
-    parts = find_parts(request)
-    samples = parts.trained.split(SPLIT).val[: request.limit]
+def _search(request: Request, method: Method, settings: Sequence[tuple[list[str], object]], parts: Parts) -> Search:
+    samples = parts.val[: request.limit]
     if not samples:
         raise ConfigurationError(
             f"{parts.trained.root}: the validation subset is empty, and it is what tune chooses by"
@@ -168,7 +172,7 @@ class Tune:
     def file(self) -> Path:
         """Where the choice is written."""
         request = self.search.request
-        return tuned_file(request.out, request.dataset.name, self.search.method.name)
+        return tuned_file(request.out, request.dataset.name, self.search.method.name, self.search.parts.fold)
 
     def plan(self) -> list[PlannedStage]:
         """Return what each stage takes, as if the base values won the stages before."""
@@ -260,7 +264,7 @@ class Tune:
         return True
 
     def _do(self, one: Pass, number: str) -> None:
-        name = self.search.method.name
+        name = self.search.title
         self.reporter.say(f"{name}, stage {one.stage} {number}: {described(one.choice)}")
         failed = next((o for o in map(self._train, one.trainings.values()) if o.status != "ok"), None)
         if failed is None:
@@ -308,17 +312,20 @@ class Tune:
         winner: PointRecord,
         results: Sequence[tuple[StageResult, list[Pass], list[PointRecord]]],
     ) -> Tuned:
-        search, dataset = self.search, self.search.parts.trained
+        search, parts, dataset = self.search, self.search.parts, self.search.parts.trained
         assert winner.pq is not None
         return Tuned(
             method=search.method.name,
             dataset=dataset.name,
             dataset_sha256=identity_sha256(dataset),
-            split=SPLIT,
+            split=parts.split_name,
+            fold=parts.fold.number if parts.fold else None,
+            split_sha256=parts.sha256,
             n_images=len(search.samples),
             preset=search.request.preset,
             seed=search.seed,
             sampler=self.sampler,
+            search=search.how_key(sampler=self.sampler, trainings=self.trainings),
             overrides=ParameterSet.model_validate(merge(search.given, chosen({**search.grid.fixed, **won}))),
             pq=winner.pq,
             chosen_from={name: list(values) for name, values in search.grid.lists.items()},

@@ -76,8 +76,8 @@ class Mirror:
 
 
 def study_name(search: Search) -> str:
-    """Return the name of a search's study: data set, method, preset, and the key of what is searched."""
-    return f"{search.request.dataset.name}/{search.method.name}/{search.request.preset}/{search.key[:12]}"
+    """Return the name of a search's study: data set, method (and fold), preset, and the key of what is searched."""
+    return f"{search.request.dataset.name}/{search.title}/{search.request.preset}/{search.key[:12]}"
 
 
 def default_storage(search: Search) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, field
 
+from crystalbench.data import Fold
 from crystalbench.experiment._local import run_job
 from crystalbench.experiment._plan import Training
 from crystalbench.experiment._progress import Reporter
@@ -30,7 +31,8 @@ class Trainer:
         return self._ended[training.key]
 
     def _train(self, training: Training) -> Outcome:
-        title = f"{training.method.name}: train {training.component}, seed {training.seed}"
+        fold = f", {training.split}" if isinstance(training.split, Fold) else ""
+        title = f"{training.method.name}: train {training.component}, seed {training.seed}{fold}"
         if training.is_done:
             self.reporter.say(f"{title}: done before ({training.folder})")
             return Outcome("ok")

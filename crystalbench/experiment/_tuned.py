@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from crystalbench._exceptions import ConfigurationError
 from crystalbench._files import write_atomic
 from crystalbench.config import ParameterSet, Preset, read_yaml
+from crystalbench.data import Fold
 
 TUNED_FILE = "tuned.yaml"
 
@@ -41,6 +44,20 @@ class Tuning(_Part):
     device_s_point_by_point: float
 
 
+def total(costs: Sequence[Tuning]) -> Tuning:
+    """Return what several searches cost together."""
+    components: Counter[str] = Counter()
+    for cost in costs:
+        components.update(cost.trainings_by_component)
+    return Tuning(
+        trainings=sum(cost.trainings for cost in costs),
+        points=sum(cost.points for cost in costs),
+        device_s=sum(cost.device_s for cost in costs),
+        trainings_by_component=dict(components),
+        device_s_point_by_point=sum(cost.device_s_point_by_point for cost in costs),
+    )
+
+
 class StageResult(_Part):
     """One stage of a search: how much was tried, and the parameters that won."""
 
@@ -57,18 +74,23 @@ class Tuned(_Part):
     """The winner of a search.
 
     ``overrides`` are laid over the preset. The search saw the subset ``subset`` of ``split`` of ``dataset`` and
-    nothing else; ``pq`` is the winner's mean over its ``n_images``.
+    nothing else; ``pq`` is the winner's mean over its ``n_images``. In a ``fold`` of a split this is what it tests, so
+    the search saw the one after it. ``split_sha256`` says which images are where, ``search`` is the key of how it was
+    searched, on whatever images; both are null in older files.
     """
 
     method: str
     dataset: str
     dataset_sha256: str
     split: str
+    fold: int | None = None
+    split_sha256: str | None = None
     subset: str = "val"
     n_images: int
     preset: Preset
     seed: int
     sampler: str
+    search: str | None = None
     overrides: ParameterSet
     pq: float
     chosen_from: dict[str, list[Any]]
@@ -76,9 +98,10 @@ class Tuned(_Part):
     cost: Tuning
 
 
-def tuned_file(out: Path, data: str, method: str) -> Path:
+def tuned_file(out: Path, data: str, method: str, fold: Fold | None) -> Path:
     """Return where ``crystalbench tune`` writes its choice."""
-    return out / data / method / TUNED_FILE
+    name = f"tuned-fold-{fold.number}-of-{fold.folds}.yaml" if fold else TUNED_FILE
+    return out / data / method / name
 
 
 def write_tuned(file: Path, tuned: Tuned) -> None:
@@ -87,8 +110,8 @@ def write_tuned(file: Path, tuned: Tuned) -> None:
     write_atomic(file, text.encode())
 
 
-def read_tuned(file: Path, method: str, preset: Preset, dataset: str, dataset_sha256: str) -> Tuned:
-    """Read a choice that was made for this method, preset and data set.
+def read_tuned(file: Path, asked: Mapping[str, object], fold: Fold | None) -> Tuned:
+    """Read a choice that was made for the method, preset, data set and split of ``asked``.
 
     Raises
     ------
@@ -96,9 +119,10 @@ def read_tuned(file: Path, method: str, preset: Preset, dataset: str, dataset_sh
         Where there is no such file, it is of another form, or it was made for something else.
     """
     if not file.is_file():
-        raise ConfigurationError(f"--tuned: {file} does not exist; first run: crystalbench tune --method {method}")
+        flag, folds = ("--nested", f" --folds {fold.folds}") if fold else ("--tuned", "")
+        tune = f"crystalbench tune --method {asked['method']}{folds}"
+        raise ConfigurationError(f"{flag}: {file} does not exist; first run: {tune}")
     tuned = read_yaml(file, Tuned)
-    asked = {"method": method, "preset": preset, "dataset": dataset, "dataset_sha256": dataset_sha256}
     for name, value in asked.items():
         found = getattr(tuned, name)
         if found != value:

@@ -43,7 +43,8 @@ def heading(board: Sequence[Row]) -> str:
     """Return what all rows of a board share, for its title."""
     row = board[0]
     trained = f", trained on {row.train_dataset}" if row.train_dataset else ""
-    return plain(f"{row.dataset} ({row.split} of split {row.split_name}{trained})")
+    tested = row.split if row.split == row.split_name else f"{row.split} of split {row.split_name}"
+    return plain(f"{row.dataset} ({tested}{trained})")
 
 
 def name(row: Row) -> str:
@@ -60,6 +61,8 @@ def status(row: Row) -> str:
         words.append(f"{row.status}: {row.error['type']}" if row.error else row.status)
     elif row.n_failed:
         words.append(f"partial, {row.n_failed} failed")
+    elif row.partial and row.limit is None:
+        words.append("partial, folds are missing")
     return plain(", ".join(words)) or "ok"
 
 
@@ -211,10 +214,15 @@ def too_few(n: int, comparisons: int) -> str:
 
 
 def remarks(board: Sequence[Row]) -> list[str]:
-    """Return errors and the first warnings of a board's rows, one line each."""
+    """Return the means of folds, errors and the first warnings of a board's rows, one line each."""
+    folds = [f"{name(row)}: mean PQ % of {_by_fold(row)}" for row in board if row.by_fold]
     errors = [f"{name(row)}: {row.status}: {row.error['message']}" for row in board if row.error]
     warnings = [f"{name(row)}: {warning}" for row in board for warning in _first_warnings(row)]
-    return list(dict.fromkeys(plain(line) for line in errors + warnings))
+    return list(dict.fromkeys(plain(line) for line in folds + errors + warnings))
+
+
+def _by_fold(row: Row) -> str:
+    return ", ".join(f"fold {fold} {percent(scores.pq)}" for fold, scores in row.by_fold.items())
 
 
 def _first_warnings(row: Row) -> list[str]:

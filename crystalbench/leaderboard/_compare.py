@@ -167,6 +167,7 @@ def _settings(record: Record) -> dict[str, Any]:
         "preset": record.preset,
         "seed": record.seed,
         "split": f"{record.split.name} {record.split.sha256[:12]}",
+        "fold": record.split.fold,
         "train data": record.train_dataset,
         "limit": record.limit,
         "device": f"{record.device} ({record.device_name})",

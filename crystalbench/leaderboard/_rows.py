@@ -1,10 +1,10 @@
-"""Records -> rows: seeds averaged per image, then means over images, then ranks."""
+"""Records -> rows: folds put together, seeds averaged per image, then means over images, then ranks."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, product
 from math import nan
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -15,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from crystalbench._files import canonical_json
 from crystalbench.config import flatten
+from crystalbench.data import folds_name
 from crystalbench.evaluation import ImageExtras, ImageScores, compare_all, mean_interval, rank_intervals
 from crystalbench.evaluation._extras import EXTRA_SCALARS, by_length_to_json
 from crystalbench.evaluation._scores import nan_to_none, panoptic_quality
 from crystalbench.evaluation._summary import mean_and_std
 from crystalbench.experiment._record import Latency, Record
-from crystalbench.experiment._tuned import Tuning
+from crystalbench.experiment._tuned import Tuning, total
 
 _CLASSES = (1, 2, 3)
 _SEVERITY = ("ok", "missing", "interrupted", "timeout", "oom", "failed", "crashed")
@@ -34,15 +35,22 @@ _FIELDS = {
     "mae_acs": "acs_error",
     "mre_acs": "acs_relative_error",
 }
-_OTHER_MACHINES = "no latency: the seeds were timed on different machines, numbers of threads or by other protocols"
+_OTHER_MACHINES = (
+    "no latency: seeds or folds were timed on different machines, numbers of threads or by other protocols"
+)
+_NESTED = "tuned in each fold"
 _ImageName = tuple[str, str, str]
 """Data set, its content, image."""
 
 
 class _Scored(NamedTuple):
-    """One image: its difficulty class, the scores of its seeds, and their further ones, None in older records."""
+    """One image: its difficulty class, its fold, if any, the scores of its seeds, and their further ones.
+
+    These are None in older records.
+    """
 
     difficulty: int
+    fold: int | None
     seeds: list[ImageScores]
     extras: list[ImageExtras | None]
 
@@ -87,7 +95,7 @@ class Scores(BaseModel):
 
 
 class ClassScores(Scores):
-    """The scores of one difficulty class; ``n`` is its number of scored images."""
+    """The scores of one difficulty class or one fold; ``n`` is its number of scored images."""
 
     n: int
 
@@ -104,12 +112,14 @@ class Row(Scores):
 
     ``rank`` is "2", or "1-3" where tests do not tell the row apart from others (:func:`rank_intervals`), and null
     for rows that are not ranked: controls, partial rows and rows whose status is not ok. ``pq_low`` and ``pq_high``
-    are the 95 % bootstrap interval of ``pq``, by group. ``partial`` is true where ``--limit`` was given or images
-    failed. ``weights`` is where the initial weights come from, null where nothing is trained. ``latency_s``
-    is the mean in seconds, ``latency_reference_s`` that with the post-processing of the method's own library, and
-    ``latency_conditions`` machine, threads and protocol; null where those of the seeds differ. ``changes`` are
-    the settings that are not the preset's; ``variant`` names them, and what else tells apart rows that would
-    look the same. ``tuning`` is what the search for the settings cost, null where there was none.
+    are the 95 % bootstrap interval of ``pq``, by group. ``partial`` is true where ``--limit`` was given, images failed
+    or folds are missing. ``by_fold`` is empty where there are no folds. ``weights`` is where the initial weights come
+    from, null where nothing is trained. ``latency_s`` is the mean in seconds, ``latency_reference_s`` that with the
+    post-processing of the method's own library, and ``latency_conditions`` machine, threads and protocol; null where
+    those of seeds or folds differ. ``changes`` are the settings that are not the preset's; ``variant`` names them, and
+    what else tells apart rows that would look the same. ``tuning`` is what the search for the settings cost, null where
+    there was none. ``nested`` is true where each fold was tuned on its own: ``tuning`` is then the sum over the folds,
+    and ``settings`` and ``changes`` are those that all folds share.
     """
 
     method: str
@@ -129,6 +139,7 @@ class Row(Scores):
     pq_high: float | None
     control: bool
     by_class: dict[str, ClassScores]
+    by_fold: dict[str, ClassScores]
     parameters: int | None
     input_size: int | None
     image_rescaling: bool | None
@@ -147,6 +158,7 @@ class Row(Scores):
     settings: dict[str, Any]
     changes: dict[str, Any]
     tuning: Tuning | None
+    nested: bool
     split_name: str
     split_sha256: str
     dataset_sha256: str
@@ -166,7 +178,7 @@ def rows(records: Iterable[Record]) -> list[Row]:
     """Turn records into the rows of the leaderboard, best first within each board.
 
     One row per method, data set, training data, split, preset, settings, initial weights, limit, device and
-    precision. Of several records of one seed the newest counts, and the row says so.
+    precision; all folds are one row. Of several records of one seed and fold the newest counts, and the row says so.
 
     Parameters
     ----------
@@ -226,8 +238,9 @@ def _settings_key(record: Record) -> Hashable:
         record.split.name,
         record.split.subset,
         record.split.sha256,
+        record.split.folds,
         record.preset,
-        canonical_json(record.parameters),
+        record.nested or canonical_json(record.parameters),
         record.limit,
         record.device,
         record.precision,
@@ -241,31 +254,33 @@ def _weights(record: Record) -> str | None:
 
 
 def _row(group: Sequence[Record], pixels: Mapping[_ImageName, set[str]]) -> Row:
-    seeds, surplus = _newest_per_seed(group)
-    newest = max(seeds, key=finished_at)
-    worst = max(seeds, key=lambda record: _SEVERITY.index(record.status))
-    scored = _scored_images(seeds)
+    records, surplus = _newest(group)
+    newest = max(records, key=finished_at)
+    worst = max(records, key=lambda record: _SEVERITY.index(record.status))
+    scored = _scored_images(records)
     images = list(scored.values())
-    image_pq = _image_pq(seeds, scored)
+    image_pq = _image_pq(records, scored)
     low, high = mean_interval([image.pq for image in image_pq.values()], [image.group for image in image_pq.values()])
-    n_images = max(record.n_planned for record in seeds)
-    n_failed = n_images - sum(len(image.seeds) == len(seeds) for image in images)
+    n_images, n_failed = _counts(records, images)
+    missing = _missing(records)
     info = newest.info
+    # Of searches in each fold the choices differ.
+    alike = records if newest.nested else [newest]
     return Row(
         method=newest.method,
         title=info.title,
         dataset=newest.dataset.name,
         dataset_sha256=newest.dataset.identity_sha256,
         train_dataset=newest.train_dataset,
-        split=newest.split.subset,
+        split=folds_name(newest.split.folds) if newest.split.folds else newest.split.subset,
         split_name=newest.split.name,
         split_sha256=newest.split.sha256,
         class_px=newest.dataset.class_px,
         preset=newest.preset,
-        seeds=[record.seed for record in seeds],
+        seeds=_seeds(records),
         n_images=n_images,
         n_failed=n_failed,
-        partial=newest.limit is not None or n_failed > 0,
+        partial=newest.limit is not None or n_failed > 0 or bool(missing),
         limit=newest.limit,
         status=worst.status,
         error=worst.error.model_dump() if worst.error else None,
@@ -275,21 +290,23 @@ def _row(group: Sequence[Record], pixels: Mapping[_ImageName, set[str]]) -> Row:
         pq_high=nan_to_none(high),
         images=image_pq,
         by_class=_by_class(images),
+        by_fold=_by_fold(images, newest.split.folds),
         parameters=info.parameters,
         input_size=info.input_size,
         image_rescaling=info.image_rescaling,
         multi_scale=info.multi_scale,
         fusion=info.fusion,
-        **_latency(seeds),
+        **_latency(records),
         device=newest.device,
         device_name=newest.device_name,
         precision=newest.precision,
-        weights=next(filter(None, map(_weights, seeds)), None),
-        settings=newest.parameters,
-        changes=newest.changes,
-        tuning=newest.tuning,
-        key=[record.key for record in seeds],
-        warnings=[*_other_pixels(newest, pixels), *_warnings(seeds, surplus)],
+        weights=next(filter(None, map(_weights, records)), None),
+        settings=_shared([record.parameters for record in alike]),
+        changes=_shared([record.changes for record in alike]),
+        tuning=_tuning(newest, records),
+        nested=newest.nested is not None,
+        key=[record.key for record in records],
+        warnings=[*missing, *_other_pixels(records, pixels), *_warnings(records, surplus)],
     )
 
 
@@ -298,75 +315,132 @@ def finished_at(record: Record) -> str:
     return str(record.provenance.get("end", ""))
 
 
-def _newest_per_seed(group: Sequence[Record]) -> tuple[list[Record], list[str]]:
-    """Return the newest record of each seed in the order of seeds, and a warning for each surplus."""
-    by_seed: defaultdict[int, list[Record]] = defaultdict(list)
+def _newest(group: Sequence[Record]) -> tuple[list[Record], list[str]]:
+    """Return the newest record of each seed and fold, in their order, and a warning for each surplus."""
+    found: defaultdict[tuple[int, int], list[Record]] = defaultdict(list)
     for record in sorted(group, key=finished_at):
-        by_seed[record.seed].append(record)
+        found[(record.seed, record.split.fold or 0)].append(record)
     surplus = [
-        f"seed {seed} has {len(found)} records of these settings; the newest, {found[-1].key[:12]}, is shown"
-        for seed, found in sorted(by_seed.items())
-        if len(found) > 1
+        f"seed {seed}{f', fold {fold}' if fold else ''} has {len(records)} records of these settings; the newest, "
+        f"{records[-1].key[:12]}, is shown"
+        for (seed, fold), records in sorted(found.items())
+        if len(records) > 1
     ]
-    return [by_seed[seed][-1] for seed in sorted(by_seed)], surplus
+    return [found[place][-1] for place in sorted(found)], surplus
 
 
-def _warnings(seeds: Sequence[Record], surplus: Sequence[str]) -> list[str]:
-    machines = [_OTHER_MACHINES] if len(_conditions(seeds)) > 1 else []
-    told = (warning for record in seeds for warning in record.warnings)
+def _seeds(records: Sequence[Record]) -> list[int]:
+    return sorted({record.seed for record in records})
+
+
+def _counts(records: Sequence[Record], images: Sequence[_Scored]) -> tuple[int, int]:
+    """Return how many images are tested, in all folds that there are, and how many of them lack a seed's scores."""
+    planned: defaultdict[int | None, int] = defaultdict(int)
+    for record in records:
+        planned[record.split.fold] = max(planned[record.split.fold], record.n_planned)
+    seeds = Counter(record.split.fold for record in records)
+    n_images = sum(planned.values())
+    return n_images, n_images - sum(len(image.seeds) == seeds[image.fold] for image in images)
+
+
+def _missing(records: Sequence[Record]) -> list[str]:
+    """Name the folds that have no record, for each seed."""
+    folds, there = records[0].split.folds or 0, {(record.seed, record.split.fold) for record in records}
+    lacking = [
+        (seed, fold) for seed, fold in product(_seeds(records), range(1, folds + 1)) if (seed, fold) not in there
+    ]
+    return [
+        f"seed {seed} lacks fold {', '.join(str(fold) for _, fold in found)} of {folds}"
+        for seed, found in groupby(lacking, key=lambda place: place[0])
+    ]
+
+
+def _shared(trees: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what nested mappings hold alike."""
+    first, *others = trees
+    shared: dict[str, Any] = {}
+    for name, value in first.items():
+        values = [value, *(other.get(name) for other in others)]
+        if all(isinstance(found, Mapping) for found in values):
+            shared[name] = _shared(values)
+        elif all(found == value for found in values):
+            shared[name] = value
+    return shared
+
+
+def _tuning(newest: Record, records: Sequence[Record]) -> Tuning | None:
+    """Return what tuning cost, in all folds together where each was tuned on its own."""
+    if newest.nested is None:
+        return newest.tuning
+    by_fold = {record.split.fold: record.tuning for record in records if record.tuning}
+    return total(list(by_fold.values()))
+
+
+def _warnings(records: Sequence[Record], surplus: Sequence[str]) -> list[str]:
+    machines = [_OTHER_MACHINES] if len(_conditions(records)) > 1 else []
+    told = (warning for record in records for warning in record.warnings)
     return list(dict.fromkeys([*surplus, *machines, *told]))
 
 
-def _other_pixels(record: Record, pixels: Mapping[_ImageName, set[str]]) -> list[str]:
+def _other_pixels(records: Sequence[Record], pixels: Mapping[_ImageName, set[str]]) -> list[str]:
     """Name images that a made set showed to others with other pixels: its identity is version and seed."""
-    names = [image.image for image in record.images if len(pixels.get((*_content(record), image.image), ())) > 1]
+    content, met = _content(records[0]), dict.fromkeys(image.image for record in records for image in record.images)
+    names = [name for name in met if len(pixels.get((*content, name), ())) > 1]
     return [f"made with other pixels than in other records of this board: {', '.join(names)}"] if names else []
 
 
-def _latency(seeds: Sequence[Record]) -> dict[str, Any]:
-    """Return mean latencies and stages in seconds over the seeds; null where they were not measured alike."""
-    conditions, measured = _conditions(seeds), _measured(seeds)
+def _latency(records: Sequence[Record]) -> dict[str, Any]:
+    """Return mean latencies and stages in seconds over the calls of all; null where they were not measured alike."""
+    conditions, measured = _conditions(records), _measured(records)
     if len(conditions) != 1:
         return dict.fromkeys(("latency_s", "latency_stages", "latency_reference_s", "latency_conditions"))
-    stages = sorted({stage for _, latency in measured for stage in latency.stages})
-    reference = [record.latency_reference.mean_s for record, _ in measured if record.latency_reference]
+    latencies = [latency for _, latency in measured]
+    reference = [record.latency_reference for record, _ in measured if record.latency_reference]
+    stages = sorted({stage for latency in latencies for stage in latency.stages})
     return {
-        "latency_s": fmean(latency.mean_s for _, latency in measured),
-        "latency_stages": {stage: fmean(latency.stages.get(stage, 0.0) for _, latency in measured) for stage in stages},
-        "latency_reference_s": fmean(reference) if reference else None,
+        "latency_s": _mean_of_calls(latencies, [latency.mean_s for latency in latencies]),
+        "latency_stages": {
+            stage: _mean_of_calls(latencies, [latency.stages.get(stage, 0.0) for latency in latencies])
+            for stage in stages
+        },
+        "latency_reference_s": _mean_of_calls(reference, [found.mean_s for found in reference]) if reference else None,
         "latency_conditions": conditions.pop(),
     }
 
 
-def _measured(seeds: Sequence[Record]) -> list[tuple[Record, Latency]]:
-    """Return the latencies of the seeds that were timed in turn with other methods, of all where none was."""
-    measured = [(record, record.latency) for record in seeds if record.latency]
+def _mean_of_calls(latencies: Sequence[Latency], means: Iterable[float]) -> float:
+    return fmean(means, [latency.n for latency in latencies])
+
+
+def _measured(records: Sequence[Record]) -> list[tuple[Record, Latency]]:
+    """Return the latencies of the records that were timed in turn with other methods, of all where none was."""
+    measured = [(record, record.latency) for record in records if record.latency]
     return [(record, latency) for record, latency in measured if latency.machine] or measured
 
 
-def _conditions(seeds: Sequence[Record]) -> set[str]:
-    """Return on what machines and how the latencies of ``seeds`` were measured."""
+def _conditions(records: Sequence[Record]) -> set[str]:
+    """Return on what machines and how the latencies of ``records`` were measured."""
     return {
         f"{latency.machine or f'{record.device_name}, {record.threads} threads'}; {latency.protocol}"
-        for record, latency in _measured(seeds)
+        for record, latency in _measured(records)
     }
 
 
-def _scored_images(seeds: Sequence[Record]) -> dict[str, _Scored]:
+def _scored_images(records: Sequence[Record]) -> dict[str, _Scored]:
     """Return difficulty class and the scores of all seeds, for each image that has any, by name."""
     found: dict[str, _Scored] = {}
-    for record in seeds:
+    for record in records:
         for image in record.images:
             if image.status == "ok" and image.scores is not None:
-                one = found.setdefault(image.image, _Scored(image.difficulty, [], []))
+                one = found.setdefault(image.image, _Scored(image.difficulty, record.split.fold, [], []))
                 scores = ImageScores.from_row(image.scores)
                 one.seeds.append(scores)
                 one.extras.append(None if image.extras is None else ImageExtras.from_row(scores, image.extras))
     return {name: found[name] for name in sorted(found)}
 
 
-def _image_pq(seeds: Sequence[Record], scored: Mapping[str, _Scored]) -> dict[str, ImagePQ]:
-    groups = {image.image: image.group for record in seeds for image in record.images}
+def _image_pq(records: Sequence[Record], scored: Mapping[str, _Scored]) -> dict[str, ImagePQ]:
+    groups = {image.image: image.group for record in records for image in record.images}
     means = _seed_means([one.seeds for one in scored.values()], "pq")
     return {name: ImagePQ(pq, groups[name]) for name, pq in zip(scored, means, strict=True)}
 
@@ -374,6 +448,11 @@ def _image_pq(seeds: Sequence[Record], scored: Mapping[str, _Scored]) -> dict[st
 def _by_class(images: Sequence[_Scored]) -> dict[str, ClassScores]:
     members = {c: [image for image in images if image.difficulty == c] for c in _CLASSES}
     return {str(c): ClassScores(n=len(found), **_scores(found)) for c, found in members.items()}
+
+
+def _by_fold(images: Sequence[_Scored], folds: int | None) -> dict[str, ClassScores]:
+    members = {fold: [image for image in images if image.fold == fold] for fold in range(1, (folds or 0) + 1)}
+    return {str(fold): ClassScores(n=len(found), **_scores(found)) for fold, found in members.items() if found}
 
 
 def _scores(images: Sequence[_Scored]) -> dict[str, Any]:
@@ -444,7 +523,8 @@ def _told_apart(ranked: Iterable[Row]) -> Iterator[Row]:
         for row, own in zip(group, settings, strict=True):
             differing = [name for name in own if any(other.get(name) != own[name] for other in settings)]
             named = dict.fromkeys([*row.changes, *differing])
-            variant = ", ".join(f"{name}={own[name]}" for name in named if name in own)
+            told = [f"{name}={own[name]}" for name in named if name in own]
+            variant = ", ".join([*([_NESTED] if row.nested else []), *told])
             yield row.model_copy(update={"variant": variant or None})
 
 
