@@ -42,12 +42,24 @@ def device_name(device: str) -> str:
     except ImportError:
         # An environment of a method's own need not have it.
         return _first_gpu()
-    return str(torch.cuda.get_device_name(device))
+    # Jobs may run on other machines than this one.
+    return str(torch.cuda.get_device_name(device)) if torch.cuda.is_available() else ""
 
 
 def cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if shutil.which("nvidia-smi") is None or not _cuda_available():
+        return []
+    import torch
+
+    numbers = [str(number) for number in range(torch.cuda.device_count())]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[: len(numbers)] if visible else numbers
 
 
 def synchronize(device: str) -> None:

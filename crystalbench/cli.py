@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crystalbench.data import Dataset
-    from crystalbench.experiment import Experiment, Record, Reproduction, Request, Tune
+    from crystalbench.experiment import Executor, Experiment, Record, Reproduction, Request, Tune
     from crystalbench.testing import Check, Result
 
 OK, SOME_FAILED, WRONG_CALL = 0, 1, 2
@@ -96,6 +96,7 @@ def _add_run(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     run = verbs.add_parser("run", help="train and test methods, and print the leaderboard")
     run.set_defaults(verb=_run)
     _add_request(run, timeout=None)
+    _add_executor(run)
     _add_tuned(run)
     _add_folds(run, "one row over K folds, each tested with the others trained and validated on")
     add = run.add_argument
@@ -115,6 +116,7 @@ def _add_tune(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     )
     tune.set_defaults(verb=_tune, tuned=False, nested=False)
     _add_request(tune, timeout=None)
+    _add_executor(tune)
     _add_folds(tune, "a search in each of K folds, for `crystalbench run --folds K --nested`")
     add = tune.add_argument
     add("--trainings", type=_positive, metavar="N", help="try N settings of `train` in all (the whole grid)")
@@ -138,7 +140,7 @@ def _add_folds(parser: argparse.ArgumentParser, what: str) -> None:
 
 def _add_time(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     time = verbs.add_parser("time", help="time methods in turn on this machine; trains what is not trained")
-    time.set_defaults(verb=_time, folds=None, nested=False)
+    time.set_defaults(verb=_time, folds=None, nested=False, jobs=None)
     # A method that stands still would keep the turn from all others.
     _add_request(time, timeout=600.0)
     _add_tuned(time)
@@ -155,7 +157,7 @@ def _add_request(parser: argparse.ArgumentParser, timeout: float | None) -> None
     add("--preset", choices=("quick", "standard", "paper"), default="quick", help="(%(default)s)")
     add("--seed", type=_seed, nargs="+", default=[0], metavar="S", help="one experiment a seed (0)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="(%(default)s)")
-    add("--threads", type=_positive, metavar="T", help="CPU threads a job; part of its identity (all cores)")
+    add("--threads", type=_positive, metavar="T", help="CPU threads a job; part of its identity (cores over jobs)")
     add("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE",
         help="such as train.lr=0.01 or 'infer.resize_factors=[input,0.25,0.5,1]'; "
         "with several methods sima.train.cp.lr=0.01")  # fmt: skip
@@ -175,6 +177,15 @@ def _add_request(parser: argparse.ArgumentParser, timeout: float | None) -> None
     add("--unpickle-weights", action="store_true", help="read files of weights that need unpickling, "
         "which can run code: only for files you trust")  # fmt: skip
     add("--out", type=Path, default=Path("runs"), metavar="DIR", help="(%(default)s)")
+
+
+def _add_executor(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--jobs", type=_positive, metavar="J", help="jobs side by side, without latencies (1; with ray as many as "
+        "the cluster has room for)")  # fmt: skip
+    add("--executor", choices=("local", "ray"), default="local", help="where jobs run (%(default)s)")
+    add("--address", metavar="A", help="of the Ray cluster that this machine is a node of: HOST:PORT, auto, or local "
+        "for one of this machine alone (auto)")  # fmt: skip
 
 
 def _add_leaderboard(verbs: _Verbs[argparse.ArgumentParser]) -> None:
@@ -265,11 +276,12 @@ def _add_door(verbs: _Verbs[argparse.ArgumentParser]) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from crystalbench.experiment import Limits, Run, plan, reporter
+    from crystalbench.experiment import Limits, Run, open_executor, plan, reporter
 
     console = _stderr()
     say = reporter(console)
-    request = _request(options, console)
+    executor = open_executor(options.executor, options.jobs, options.address, say.say)
+    request = _request(options, console, executor)
     experiments = plan(request, say.say)
     if options.retry:
         experiments = [experiment for experiment in experiments if _has_failed(experiment)]
@@ -278,12 +290,12 @@ def _run(options: argparse.Namespace) -> int:
         return OK
     _keep_folds(request, console)
     limits = Limits(options.timeout, options.max_memory)
-    records = Run(experiments, say, retrain=options.retrain, limits=limits)()
+    records = Run(experiments, say, retrain=options.retrain, limits=limits, executor=executor)()
     _print_results(experiments, records)
     return OK if all(record.status == "ok" for record in records) else SOME_FAILED
 
 
-def _request(options: argparse.Namespace, console: Console) -> Request:
+def _request(options: argparse.Namespace, console: Console, executor: Executor) -> Request:
     from crystalbench import _devices
     from crystalbench.experiment import Request
     from crystalbench.registry import choose_methods
@@ -299,8 +311,8 @@ def _request(options: argparse.Namespace, console: Console) -> Request:
         settings=tuple(options.settings),
         adapters=tuple(options.adapter),
         limit=options.limit,
-        device=_devices.resolve_device(options.device),
-        threads=options.threads or _devices.cores(),
+        device=executor.device(options.device),
+        threads=options.threads or max(1, _devices.cores() // (options.jobs or 1)),
         isolated=options.isolated,
         unpickle=options.unpickle_weights,
         tuned=options.tuned or options.nested,
@@ -381,19 +393,20 @@ def _print_results(experiments: Sequence[Experiment], records: Sequence[Record])
 
 def _tune(options: argparse.Namespace) -> int:
     from crystalbench._exceptions import WorkerError
-    from crystalbench.experiment import Limits, Tune, plan_searches, reporter
+    from crystalbench.experiment import Limits, Tune, open_executor, plan_searches, reporter
 
     console = _stderr()
     say = reporter(console)
+    executor = open_executor(options.executor, options.jobs, options.address, say.say)
     limits = Limits(options.timeout, options.max_memory)
-    request = _request(options, console)
+    request = _request(options, console, executor)
     searches = plan_searches(request, say.say, prune=options.prune)
     if not options.dry_run:
         _keep_folds(request, console)
     status = OK
     for search in searches:
         retry = bool(options.retry) and not options.dry_run
-        tune = Tune(search, say, options.sampler, options.trainings, options.storage, retry, limits)
+        tune = Tune(search, say, options.sampler, options.trainings, options.storage, retry, limits, executor)
         if options.dry_run:
             _print_search(tune)
             continue
@@ -435,12 +448,12 @@ def _print_tuned(tune: Tune) -> None:
 
 def _time(options: argparse.Namespace) -> int:
     from crystalbench._console import screen
-    from crystalbench.experiment import Limits, TimeRun, plan, reporter
+    from crystalbench.experiment import Limits, Local, TimeRun, plan, reporter
     from crystalbench.leaderboard import latency_table, ranked_latencies
 
     console = _stderr()
     say = reporter(console)
-    experiments = plan(_request(options, console), say.say)
+    experiments = plan(_request(options, console, Local()), say.say)
     limits = Limits(options.timeout, options.max_memory)
     timed = TimeRun(experiments, say, again=options.retime, limits=limits)()
     rows = ranked_latencies(timed)

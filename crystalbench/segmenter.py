@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from crystalbench._devices import synchronize
 
@@ -35,7 +35,8 @@ class Parameters(BaseModel):
 class MethodInfo(Parameters):
     """What a method is: the columns of the leaderboard that no run has to fill.
 
-    ``parameters`` counts those of the ``paper`` preset; ``input_size`` is the network's, in pixels;
+    ``parameters`` counts those of the ``paper`` preset; ``input_size`` is the network's, in pixels; ``gpus`` is the
+    share of one GPU that a job takes where it runs on one: two jobs of 0.5 run there side by side;
     ``image_rescaling``, ``multi_scale`` and ``fusion`` are the model settings of the paper's Table II.
     """
 
@@ -47,6 +48,7 @@ class MethodInfo(Parameters):
     parameters: int = 0
     input_size: int | None = None
     needs_gpu: bool = False
+    gpus: float = Field(default=1.0, gt=0, le=1)
     control: bool = False
     image_rescaling: bool = False
     multi_scale: bool = False

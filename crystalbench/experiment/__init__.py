@@ -1,5 +1,6 @@
 """Runs: from a request to records. Plan, trainings, predictions, records; each once, whatever is killed."""
 
+from crystalbench.experiment._executors import Executor, Local, open_executor
 from crystalbench.experiment._isolated import check_isolated
 from crystalbench.experiment._plan import Experiment, Request, Training, plan
 from crystalbench.experiment._points_table import points_table
@@ -13,9 +14,11 @@ from crystalbench.experiment._time import Timed, TimeRun
 from crystalbench.experiment._watch import Limits
 
 __all__ = [
+    "Executor",
     "Experiment",
     "ImageRecord",
     "Limits",
+    "Local",
     "Record",
     "Reproducer",
     "Reproduction",
@@ -26,6 +29,7 @@ __all__ = [
     "Training",
     "Tune",
     "check_isolated",
+    "open_executor",
     "open_record",
     "plan",
     "plan_searches",

@@ -22,6 +22,7 @@ TRAINING_FILE = "training.json"
 CHECKPOINT_FILE = "checkpoint.safetensors"
 IMAGES_FILE = "images.jsonl"
 SCORES_FILE = "scores.jsonl"
+PLACE_FILE = "place.json"
 RECORD_FILE = "record.json"
 LABELS_FOLDER = "labels"
 OVERLAYS_FOLDER = "overlays"
@@ -30,6 +31,8 @@ TIMES_FILE = "times.json"
 
 
 class _Job(BaseModel):
+    """What all are told; ``gpus`` is the share of a GPU that the job takes, 0 on a CPU."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     method: str
@@ -39,6 +42,7 @@ class _Job(BaseModel):
     seed: int
     device: str
     threads: int
+    gpus: float = 0.0
     checkpoints: dict[str, Path]
     folder: Path
 
@@ -64,9 +68,13 @@ class PlannedImage(BaseModel):
 
 
 class PredictJob(_Job):
-    """Predict and score images, one after the other, and draw overlays of some."""
+    """Predict and score images, one after the other, and draw overlays of some.
+
+    ``timed`` says whether the seconds of a prediction are kept: not where other jobs run beside it.
+    """
 
     kind: Literal["predict"] = "predict"
+    timed: bool = True
     images: tuple[PlannedImage, ...]
 
 

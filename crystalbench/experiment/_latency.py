@@ -14,6 +14,7 @@ from crystalbench.experiment._record import Failure, Latency, Record, Status
 
 PROTOCOL_VERSION = 1
 TOLD = "told by the method"
+UNTIMED = "no latency: predicted beside other jobs; `crystalbench time` measures it"
 SPREAD = 0.1
 """Share of the median from which on an interquartile range is warned of."""
 
@@ -109,7 +110,8 @@ def with_timings(record: Record, own: Path, reference: Path) -> Record:
     files = {"latency": own, "latency_reference": reference}
     timings = {name: timing for name, file in files.items() if (timing := read_timing(file)) is not None}
     update = {name: timing.latency for name, timing in timings.items() if _is_of(timing, record)}
-    return record.model_copy(update=update)
+    warnings = [warning for warning in record.warnings if warning != UNTIMED or not update.get("latency")]
+    return record.model_copy(update={**update, "warnings": warnings})
 
 
 def _is_of(timing: Timing, record: Record) -> bool:

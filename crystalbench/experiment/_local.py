@@ -44,29 +44,36 @@ _FIRST_POLL_S = 0.005
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def run_job(job: Job, on_progress: Callable[[Progress], None], limits: Limits, python: Path) -> Outcome:
+def run_job(
+    job: Job, on_progress: Callable[[Progress], None], limits: Limits, python: Path, gpu: str | None = None
+) -> Outcome:
     """Run ``job`` in a process of ``python`` and wait; what it prints goes to ``log.txt`` in its folder.
 
     However the worker ends, what it started ends with it; what it started in a session of its own does so only where
-    the worker has to be ended.
+    the worker has to be ended. ``gpu`` is the one that it sees, None: all that this process does.
     """
-    with start_worker(job, limits, python) as worker:
+    with start_worker(job, limits, python, gpu) as worker:
         worker.follow(on_progress)
         return worker.end()
 
 
 @contextmanager
-def start_worker(job: Job, limits: Limits, python: Path) -> Iterator[Worker]:
+def start_worker(job: Job, limits: Limits, python: Path, gpu: str | None = None) -> Iterator[Worker]:
     """Start a worker for ``job``, and end it in any case."""
-    write_atomic(job.folder / JOB_FILE, job.model_dump_json(indent=1).encode())
+    write_job(job)
     (job.folder / ERROR_FILE).unlink(missing_ok=True)
     _forget_failures(job)
-    with CappedLog(job.folder / LOG_FILE) as log, _process(job, python) as process:
+    with CappedLog(job.folder / LOG_FILE) as log, _process(job, python, gpu) as process:
         worker = Worker(job, process, log, Watch(process.pid, limits))
         try:
             yield worker
         finally:
             worker.end()
+
+
+def write_job(job: Job) -> None:
+    """Leave in the job's folder what a worker is told."""
+    write_atomic(job.folder / JOB_FILE, job.model_dump_json(indent=1).encode())
 
 
 @dataclass
@@ -122,7 +129,7 @@ def _forget_failures(job: Job) -> None:
 
 
 @contextmanager
-def _process(job: Job, python: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _process(job: Job, python: Path, gpu: str | None) -> Iterator[subprocess.Popen[bytes]]:
     """Start a process in a group of its own; the pipe that it is told of ends with this process."""
     its_end, our_end = os.pipe()
     # -P: what lies in the folder that the user stands in must not shadow a library.
@@ -133,7 +140,7 @@ def _process(job: Job, python: Path) -> Iterator[subprocess.Popen[bytes]]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=_environment(job.threads, own=python == Path(sys.executable)),
+            env=_environment(job.threads, gpu, own=python == Path(sys.executable)),
             pass_fds=(its_end,),
             start_new_session=True,
         ) as process:
@@ -143,14 +150,16 @@ def _process(job: Job, python: Path) -> Iterator[subprocess.Popen[bytes]]:
         os.close(our_end)
 
 
-def _environment(threads: int, *, own: bool) -> dict[str, str]:
+def _environment(threads: int, gpu: str | None, *, own: bool) -> dict[str, str]:
     """Fix the threads: they are part of the key, since sums in another order give other last bits.
 
     Waiting threads give up spinning early: where cores are shared, they would take them from threads with work.
     """
     waiting = {"GOMP_SPINCOUNT": "10000"}
     variables = dict(os.environ) if own else foreign_environment()
-    return variables | dict.fromkeys(_THREAD_VARIABLES, str(threads)) | waiting | {"PYTHONUNBUFFERED": "1"}
+    visible = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+    fixed = dict.fromkeys(_THREAD_VARIABLES, str(threads)) | {"PYTHONUNBUFFERED": "1"}
+    return variables | fixed | waiting | visible
 
 
 def foreign_environment() -> dict[str, str]:
@@ -172,7 +181,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _outcome(job: Job, code: int, verdict: Outcome | None) -> Outcome:
-    outcome = Outcome("ok") if _is_done(job) else _error(job.folder) or verdict or _crash(code)
+    outcome = Outcome("ok") if is_done(job) else _error(job.folder) or verdict or _crash(code)
     if outcome.failure is None:
         return outcome
     return replace(outcome, failure=outcome.failure.model_copy(update={"log_tail": log_tail(job.folder)}))
@@ -186,7 +195,7 @@ def _error(folder: Path) -> Outcome | None:
     return Outcome("oom" if out_of_memory else "failed", failure)
 
 
-def _is_done(job: Job) -> bool:
+def is_done(job: Job) -> bool:
     """Say whether the work was done: an exit status of 0 does not say so, and some libraries crash at the exit."""
     if isinstance(job, TrainJob):
         return read_training(job.folder) is not None

@@ -145,7 +145,7 @@ class Experiment:
         """Where record, label maps, overlays and log lie."""
         return self.request.out / self.request.dataset.name / self.method.name / self.key[:12]
 
-    def job(self, checkpoints: Mapping[str, str]) -> PredictJob:
+    def job(self, checkpoints: Mapping[str, str], timed: bool = True) -> PredictJob:
         """Return the job for a worker; ``checkpoints`` are the sha256 of the trained components."""
         return PredictJob(
             **job_basis(self.request, self.method, self.values, self.seed),
@@ -153,6 +153,7 @@ class Experiment:
             checkpoints=checkpoint_files(self.trainings),
             folder=self.folder.resolve(),
             images=tuple(self._planned(checkpoints)),
+            timed=timed,
         )
 
     def _planned(self, checkpoints: Mapping[str, str]) -> Iterator[PlannedImage]:
@@ -408,4 +409,5 @@ def job_basis(request: Request, method: Method, values: Tree, seed: int) -> Tree
         "seed": seed,
         "device": request.device,
         "threads": request.threads,
+        "gpus": 0.0 if request.device == "cpu" else method.info.gpus,
     }

@@ -54,7 +54,7 @@ def predict(job: PredictJob, segmenter: Segmenter, dataset: Dataset, report: Cal
             warm = _warm_up(segmenter, sample)
             report(count, len(job.images))
         (job.folder / OVERLAYS_FOLDER / f"{sample.name}.png").unlink(missing_ok=True)
-        result = _one(segmenter, sample, planned, before, dataset.class_px, job.folder)
+        result = _one(segmenter, sample, planned, before, dataset.class_px, job)
         _append(job.folder / IMAGES_FILE, result)
         done[planned.image] = result
     report(len(job.images), len(job.images))
@@ -103,13 +103,13 @@ def _one(
     planned: PlannedImage,
     before: ImageRecord | None,
     class_px: int,
-    folder: Path,
+    job: PredictJob,
 ) -> ImageRecord:
     image, truth = sample.image, sample.label
     if before is None:
-        result = _predicted(segmenter, sample, image, truth, class_px, folder)
+        result = _predicted(segmenter, sample, image, truth, class_px, job)
     else:
-        file = labels_file(folder, sample.name)
+        file = labels_file(job.folder, sample.name)
         assert file is not None
         result = before.model_dump(include=_OF_PREDICTION) | _scored(truth, read_labels(file), class_px)
     return ImageRecord(
@@ -123,7 +123,7 @@ def _one(
 
 
 def _predicted(
-    segmenter: Segmenter, sample: Sample, image: Image, truth: NDArray[np.int32], class_px: int, folder: Path
+    segmenter: Segmenter, sample: Sample, image: Image, truth: NDArray[np.int32], class_px: int, job: PredictJob
 ) -> dict[str, Any]:
     """Predict and score; return what an :class:`ImageRecord` says of both, or of how the method failed."""
     try:
@@ -137,7 +137,9 @@ def _predicted(
             traceback.print_exc()
         return {"status": "failed", "error": message, "difficulty": difficulty_class(truth, class_px)}
     # Outside of the try: a full disk is no fault of the method, and ends the job.
-    write_labels(folder / LABELS_FOLDER, sample.name, labels)
+    write_labels(job.folder / LABELS_FOLDER, sample.name, labels)
+    if not job.timed and not measured["latency_told"]:
+        measured = {**measured, "seconds": None, "stages": {}}
     return {**measured, **_scored(truth, labels, class_px)}
 
 

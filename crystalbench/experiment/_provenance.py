@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from crystalbench import _devices
 from crystalbench._files import sha256
 from crystalbench.config import Tree
+from crystalbench.experiment._jobs import PLACE_FILE
 from crystalbench.registry import Method
 
 
@@ -21,8 +23,11 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def provenance(method: Method, device: str, start: str) -> Tree:
-    """Return versions, source state and machine of a result that began at ``start`` and ends now."""
+def provenance(method: Method, device: str, start: str, where: Tree | None = None) -> Tree:
+    """Return versions, source state and machine of a result that began at ``start`` and ends now.
+
+    ``where`` is the machine that it was made on, as :func:`place` says it there; None: this one.
+    """
     return {
         "start": start,
         "end": now(),
@@ -30,11 +35,26 @@ def provenance(method: Method, device: str, start: str) -> Tree:
         "python": platform.python_version(),
         "libraries": method.library_versions,
         "git": _git_state(),
+        **(where or place(device)),
+    }
+
+
+def place(device: str) -> Tree:
+    """Return what records say of this machine."""
+    return {
         "platform": platform.platform(),
         "cores": _devices.cores(),
         "device_name": _devices.device_name(device),
         "driver": _driver(device),
     }
+
+
+def read_place(folder: Path) -> Tree | None:
+    """Read which machine the job in ``folder`` ran on; None where no worker has said so."""
+    try:
+        return dict(json.loads((folder / PLACE_FILE).read_bytes()))
+    except (OSError, ValueError):
+        return None
 
 
 @cache

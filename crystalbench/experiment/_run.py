@@ -6,14 +6,15 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from crystalbench import _devices
 from crystalbench._exceptions import ConfigurationError
 from crystalbench._files import write_json
 from crystalbench.config import flatten
 from crystalbench.evaluation import ImageScores, summarize
+from crystalbench.experiment._executors import Executor, Local, side_by_side
 from crystalbench.experiment._jobs import (
     OVERLAYS_FOLDER,
     RECORD_FILE,
@@ -22,13 +23,12 @@ from crystalbench.experiment._jobs import (
     read_training,
 )
 from crystalbench.experiment._keys import source_sha256
-from crystalbench.experiment._latency import TOLD, latency
-from crystalbench.experiment._local import run_job
+from crystalbench.experiment._latency import TOLD, UNTIMED, latency
 from crystalbench.experiment._log import log_tail
 from crystalbench.experiment._plan import Experiment, identity_sha256
 from crystalbench.experiment._predict import is_current, read_images
 from crystalbench.experiment._progress import Reporter
-from crystalbench.experiment._provenance import command_line, now, provenance
+from crystalbench.experiment._provenance import command_line, now, provenance, read_place
 from crystalbench.experiment._record import (
     DataReference,
     Failure,
@@ -61,17 +61,23 @@ class Run:
         Train again also what is trained.
     limits
         What one worker may take.
+    executor
+        Where jobs run, and how many at once.
     """
 
     experiments: Sequence[Experiment]
     reporter: Reporter
     retrain: bool = False
     limits: Limits = field(default_factory=Limits)
+    executor: Executor = field(default_factory=Local)
 
     def __call__(self) -> list[Record]:
         """Do everything that is not done; return one record for each experiment, failed ones too."""
-        train = Trainer(self.reporter, self.limits, self.retrain)
-        return [self._experiment(experiment, train) for experiment in self.experiments]
+        train = Trainer(self.reporter, self.limits, self.retrain, self.executor)
+        # Threads only wait: one that waits for a training which another does must not keep a third from its turn.
+        threads = len(self.experiments) if self.executor.width > 1 else 1
+        calls = [partial(self._experiment, experiment, train) for experiment in self.experiments]
+        return side_by_side(calls, threads, self.executor)
 
     def _experiment(self, experiment: Experiment, train: Trainer) -> Record:
         start = now()
@@ -81,7 +87,7 @@ class Run:
             if outcome.status != "ok":
                 return self._finish(experiment, None, outcome, start)
         try:
-            job = experiment.job(checkpoints(experiment))
+            job = experiment.job(checkpoints(experiment), timed=self.executor.is_alone)
         except Exception as error:
             # The method says which files it reads, and these are read: either can fail.
             failure = Failure(type=type(error).__name__, message=str(error), log_tail=traceback.format_exc())
@@ -91,7 +97,7 @@ class Run:
             self.reporter.say(f"{_title(experiment)}: done before, nothing to do")
             return before
         with self._recorded(experiment, job, start), self.reporter.task(f"{_title(experiment)}: predict") as update:
-            outcome = run_job(job, update, self.limits, experiment.method.python)
+            outcome = self.executor(job, update, self.limits, experiment.method.python)
         return self._finish(experiment, job, outcome, start)
 
     @contextmanager
@@ -146,7 +152,7 @@ def _tells_of_choices(record: Record, experiment: Experiment) -> bool:
     trainings = _trainings(experiment)
     told = {name: _training_record(result) for name, result in trainings.items()}
     known = (record.tuning, record.trainings) == (experiment.tuning, told)
-    return known and record.warnings == _warnings(experiment, trainings)
+    return known and record.warnings == _warnings(experiment, trainings, record.images)
 
 
 def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, start: str) -> Record:
@@ -158,6 +164,8 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
         tail = log_tail(experiment.folder)
         outcome = Outcome("failed", Failure(type="ImageFailed", message=message, log_tail=tail))
     trainings = _trainings(experiment)
+    place = read_place(experiment.folder) if job else None
+    about = provenance(experiment.method, request.device, start, place)
     return Record(
         key=experiment.key,
         method=experiment.method.name,
@@ -175,7 +183,7 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
         split=_split(experiment),
         seed=experiment.seed,
         device=request.device.split(":")[0],
-        device_name=_devices.device_name(request.device),
+        device_name=about["device_name"],
         threads=request.threads,
         limit=request.limit,
         tuning=experiment.tuning,
@@ -188,12 +196,12 @@ def _record(experiment: Experiment, job: PredictJob | None, outcome: Outcome, st
         summary=summarize([ImageScores.from_row(i.scores) for i in images if i.scores]).to_json(),
         latency=_latency(images),
         overlays=_overlays(experiment.folder),
-        warnings=_warnings(experiment, trainings),
+        warnings=_warnings(experiment, trainings, images),
         provenance={
             "command": command_line(),
             "isolated": experiment.method.environment,
             "source_sha256": source_sha256(experiment.method),
-            **provenance(experiment.method, request.device, start),
+            **about,
         },
     )
 
@@ -242,17 +250,24 @@ def _training_record(result: TrainingResult) -> TrainingRecord:
 
 def _latency(images: Sequence[ImageRecord]) -> Latency | None:
     calls = [(image.seconds, image.stages) for image in images if image.seconds is not None]
-    if not calls:
+    if not calls or any(map(_is_untimed, images)):
         return None
     protocol = TOLD if any(image.latency_told for image in images) else _PROTOCOL
     return latency(protocol, [seconds for seconds, _ in calls], [stages for _, stages in calls])
+
+
+def _is_untimed(image: ImageRecord) -> bool:
+    """Say whether an image was predicted beside other jobs."""
+    return image.status == "ok" and image.seconds is None and not image.latency_told
 
 
 def _overlays(folder: Path) -> list[str]:
     return sorted(f"{OVERLAYS_FOLDER}/{file.name}" for file in (folder / OVERLAYS_FOLDER).glob("*.png"))
 
 
-def _warnings(experiment: Experiment, trainings: Mapping[str, TrainingResult]) -> list[str]:
+def _warnings(
+    experiment: Experiment, trainings: Mapping[str, TrainingResult], images: Sequence[ImageRecord]
+) -> list[str]:
     own = [f"{name}: {warning}" for name, result in trainings.items() for warning in result.warnings]
     changed = [
         f"{name}: the source of {result.method} has changed since this was trained; --retrain trains it again"
@@ -260,7 +275,8 @@ def _warnings(experiment: Experiment, trainings: Mapping[str, TrainingResult]) -
         if _source_has_changed(result, experiment.request.adapters)
     ]
     tuned = [_TUNED_BEFORE] if experiment.tuning and experiment.parts.fold and not experiment.nested else []
-    return own + changed + tuned
+    untimed = [UNTIMED] if any(map(_is_untimed, images)) else []
+    return own + changed + tuned + untimed
 
 
 def _source_has_changed(result: TrainingResult, adapters: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +16,8 @@ from filelock import FileLock, Timeout
 from crystalbench._exceptions import ConfigurationError, WorkerError
 from crystalbench._files import canonical_json, write_json
 from crystalbench.config import ParameterSet, flatten, merge, override, parse_settings, search_lists
+from crystalbench.experiment._executors import Executor, Local, side_by_side
 from crystalbench.experiment._grid import Choice, Stage, chosen, described, drawn, read_grid, shares
-from crystalbench.experiment._local import run_job
 from crystalbench.experiment._plan import Parts, Request, find_parts, find_request_methods, identity_sha256
 from crystalbench.experiment._points import Pass, Point, PointRecord, Search, best
 from crystalbench.experiment._progress import Reporter
@@ -136,6 +137,8 @@ class Tune:
         Try again what has failed.
     limits
         What one worker may take.
+    executor
+        Where jobs run, and how many passes of a stage are done side by side.
     """
 
     search: Search
@@ -145,6 +148,7 @@ class Tune:
     storage: str | None = None
     retry: bool = False
     limits: Limits = field(default_factory=Limits)
+    executor: Executor = field(default_factory=Local)
     _records: dict[str, dict[str, PointRecord]] = field(default_factory=dict)
     _plans: dict[bytes, Pass | ConfigurationError] = field(default_factory=dict)
 
@@ -153,7 +157,7 @@ class Tune:
             raise ConfigurationError("--sampler tpe needs --trainings N: of the whole grid it has nothing to choose")
         self._choices = {stage.name: self._possible(stage) for stage in self.search.grid.stages}
         self._counts = self._shared_out()
-        self._train = Trainer(self.reporter, self.limits)
+        self._train = Trainer(self.reporter, self.limits, executor=self.executor)
         self._mirror = Mirror(self.search, self.storage or default_storage(self.search), self.reporter.say)
 
     def _shared_out(self) -> list[int]:
@@ -216,8 +220,10 @@ class Tune:
         while True:
             passes = self._passes(stage, self._asked(stage, count), won)
             left = [one for one in passes if not self._is_done(one)]
-            done = f"{len(passes) - len(left) + 1}/{count}"
-            if any(self._claimed(one, done) for one in left) or self._ask(stage, count, passes):
+            done = len(passes) - len(left)
+            calls = [partial(self._claimed, one, f"{number}/{count}") for number, one in enumerate(left, done + 1)]
+            # No more at once than there is room for: what is claimed here is not done by another process.
+            if any(side_by_side(calls, self.executor.width, self.executor)) or self._ask(stage, count, passes):
                 continue
             if not left:
                 return passes
@@ -269,7 +275,7 @@ class Tune:
         failed = next((o for o in map(self._train, one.trainings.values()) if o.status != "ok"), None)
         if failed is None:
             with self.reporter.task(f"{name}: score {len(one.points)} points") as update:
-                failed = run_job(one.job(), update, self.limits, self.search.method.python)
+                failed = self.executor(one.job(), update, self.limits, self.search.method.python)
         one.write(failed)
         records = one.read()
         self._records[one.key] = records

@@ -80,7 +80,7 @@ class _Subject:
     @cached_property
     def job(self) -> TimeJob:
         """The job for a worker."""
-        common = self.predictions.model_dump(exclude={"kind", "images", "folder", "values"})
+        common = self.predictions.model_dump(exclude={"kind", "images", "folder", "values", "timed"})
         samples = self.experiment.samples
         return TimeJob(
             **common,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field
+from threading import Lock
 
 from crystalbench.data import Fold
-from crystalbench.experiment._local import run_job
+from crystalbench.experiment._executors import Executor, Local
 from crystalbench.experiment._plan import Training
 from crystalbench.experiment._progress import Reporter
 from crystalbench.experiment._record import Outcome
@@ -20,15 +21,18 @@ class Trainer:
     reporter: Reporter
     limits: Limits
     retrain: bool = False
+    executor: Executor = field(default_factory=Local)
     _ended: dict[str, Outcome] = field(default_factory=dict)
+    _locks: dict[str, Lock] = field(default_factory=dict)
 
     def __call__(self, training: Training) -> Outcome:
-        """Train one component, unless this or an earlier run has done it."""
-        if training.key not in self._ended:
-            if self.retrain:
-                shutil.rmtree(training.folder, ignore_errors=True)
-            self._ended[training.key] = self._train(training)
-        return self._ended[training.key]
+        """Train one component, unless this or an earlier run has done it; wait where another thread is at it."""
+        with self._locks.setdefault(training.key, Lock()):
+            if training.key not in self._ended:
+                if self.retrain:
+                    shutil.rmtree(training.folder, ignore_errors=True)
+                self._ended[training.key] = self._train(training)
+            return self._ended[training.key]
 
     def _train(self, training: Training) -> Outcome:
         fold = f", {training.split}" if isinstance(training.split, Fold) else ""
@@ -37,4 +41,4 @@ class Trainer:
             self.reporter.say(f"{title}: done before ({training.folder})")
             return Outcome("ok")
         with self.reporter.task(title) as update:
-            return run_job(training.job(), update, self.limits, training.method.python)
+            return self.executor(training.job(), update, self.limits, training.method.python)

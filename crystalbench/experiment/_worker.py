@@ -29,6 +29,7 @@ from crystalbench.experiment._jobs import (
     DESCRIPTION_FILE,
     ERROR_FILE,
     LOCK_FILE,
+    PLACE_FILE,
     PROGRESS_FILE,
     TRAINING_FILE,
     WARNINGS_FILE,
@@ -48,7 +49,7 @@ from crystalbench.experiment._jobs import (
 )
 from crystalbench.experiment._keys import init_sha256, source_sha256
 from crystalbench.experiment._predict import predict
-from crystalbench.experiment._provenance import now, provenance
+from crystalbench.experiment._provenance import now, place, provenance
 from crystalbench.experiment._score import score
 from crystalbench.experiment._turns import take_turns
 from crystalbench.registry import Method, find_method
@@ -161,6 +162,7 @@ def _train(job: TrainJob) -> None:
 def _predict(job: PredictJob) -> None:
     method = find_method(job.method, job.adapters)
     context = _JobContext(job.seed, job.device, job.threads, job.folder, job.checkpoints)
+    write_json(job.folder / PLACE_FILE, place(job.device))
     dataset = open_dataset(job.dataset)
     predict(job, _loaded(method, job), dataset, context.report)
 
