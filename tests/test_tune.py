@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -16,10 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 import yaml
-from conftest import make_squares
+from searched import POSTGRES, SEARCH, Nodes, Server, Workshop, check_study, finish, wait_until, workers
 
 from crystalbench._exceptions import ConfigurationError
 from crystalbench.cli import main
@@ -30,165 +26,6 @@ from crystalbench.experiment._grid import drawn, read_grid, shares
 from crystalbench.experiment._jobs import read_job
 from crystalbench.experiment._score import ScoreRow
 from crystalbench.registry import find_method
-
-ADAPTER = """
-import json, os, time
-from pathlib import Path
-import numpy as np
-from safetensors.numpy import load_file, save_file
-from skimage.measure import label
-from crystalbench import Component, MethodInfo, Parameters, Segmenter
-
-NOTES = Path(os.environ["NOTES"])
-
-def note(what):
-    with NOTES.open("a") as file:
-        file.write(what + "\\n")
-
-class NetTrain(Parameters):
-    level: float = 0
-    epochs: int = 3
-
-class HeadTrain(Parameters):
-    offset: float = 0
-
-class Infer(Parameters):
-    gain: float = 1.0
-
-class Decode(Parameters):
-    threshold: float = 100.0
-
-class Searched(Segmenter):
-    info = MethodInfo(name="searched", title="Searched", licence="MIT")
-    components = (Component("net", NetTrain), Component("head", HeadTrain))
-    Infer, Decode = Infer, Decode
-
-    def fit(self, component, train, val, context):
-        own = self.train[component]
-        if component == "head":
-            note(f"train head {own.offset}")
-            save_file({"head": np.array([own.offset])}, context.folder / "checkpoint.safetensors")
-            return
-        if own.level == 13 and not NOTES.with_name("mended").exists():
-            note("fails")
-            raise RuntimeError("no luck with 13")
-        state = context.folder / "state.json"
-        epoch = json.loads(state.read_text()) if state.exists() else 0
-        while epoch < own.epochs:
-            time.sleep(0.1)
-            epoch += 1
-            temporary = state.with_suffix(".new")
-            temporary.write_text(json.dumps(epoch))
-            temporary.replace(state)
-            note(f"train net {own.level} epoch {epoch}")
-            context.report(epoch, own.epochs)
-        save_file({"net": np.array([own.level])}, context.folder / "checkpoint.safetensors")
-
-    def load(self, checkpoints, device):
-        super().load(checkpoints, device)
-        self.level = sum(float(load_file(file)[name][0]) for name, file in checkpoints.items())
-
-    def infer(self, image):
-        time.sleep(0.02)
-        note(f"infer {self.level} {self.infer_parameters.gain} {int(image.sum())}")
-        return image[..., 0] * self.infer_parameters.gain + self.level
-
-    def decode(self, raw, parameters):
-        if parameters.threshold == 13:
-            raise RuntimeError("no luck with this point")
-        return label(raw > parameters.threshold, connectivity=1).astype(np.int32)
-"""
-
-SEARCH = """
-train:
-  net: {level: [200, 0]}
-  head: {offset: [70, 5]}
-infer: {gain: [0.1, 1.0]}
-decode: {threshold: [30, 120]}
-"""
-
-POSTGRES = next(Path("/usr/lib/postgresql").glob("*/bin"), None)
-
-
-class Workshop:
-    """A data set, an adapter with a search, and the commands that run it."""
-
-    def __init__(self, folder: Path, search: str = SEARCH) -> None:
-        self.folder = folder
-        self.adapter = folder / "searched.py"
-        self.adapter.write_text(ADAPTER)
-        self.write(search)
-        self.notes = folder / "notes.txt"
-        self.notes.touch()
-        self.data = make_squares(folder / "squares", 12)
-        self.out = folder / "runs"
-        self.tune_folder = self.out / "squares" / "searched" / "tune"
-
-    def write(self, search: str) -> None:
-        settings = {"method": "searched", "search": yaml.safe_load(search), "presets": {"quick": {}, "standard": {}}}
-        self.adapter.with_suffix(".yaml").write_text(yaml.safe_dump(settings))
-
-    def start(self, verb: str, *extra: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "crystalbench", verb, "--method", "searched", "--adapter", str(self.adapter)]
-        command += ["--data", str(self.data), "--out", str(self.out), "--threads", "1", *extra]
-        environment = os.environ | {"NOTES": str(self.notes)}
-        pipe = subprocess.PIPE
-        return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
-
-    def run(self, verb: str, *extra: str, status: int = 0) -> str:
-        return finish(self.start(verb, *extra), status)
-
-    def noted(self) -> Counter[str]:
-        return Counter(self.notes.read_text().splitlines())
-
-    def trained(self) -> Counter[str]:
-        return Counter({note: count for note, count in self.noted().items() if note.startswith("train")})
-
-    def points(self) -> dict[str, dict[str, Any]]:
-        files = sorted(self.tune_folder.glob("*/point-*.json"))
-        return {file.name: json.loads(file.read_text()) for file in files}
-
-    def scored(self) -> dict[str, list[Any]]:
-        """Return what each point scored, without what differs from run to run."""
-        told = ("image", "status", "error", "pq", "tp", "fp", "fn", "aji", "acs_relative_error")
-        return {
-            name: [
-                point["parameters"],
-                point["status"],
-                point["pq"],
-                [[i[key] for key in told] for i in point["images"]],
-            ]
-            for name, point in self.points().items()
-        }
-
-    @property
-    def tuned(self) -> dict[str, Any]:
-        return dict(yaml.safe_load((self.out / "squares/searched/tuned.yaml").read_text()))
-
-    @property
-    def study_url(self) -> str:
-        return f"sqlite:///{self.tune_folder / 'study.db'}"
-
-
-def finish(process: subprocess.Popen[str], status: int = 0) -> str:
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == status, errors
-    return output + errors
-
-
-def check_study(url: str, workshop: Workshop) -> None:
-    """See that the study says what the records say."""
-    (name,) = optuna.get_all_study_names(url)
-    study = optuna.load_study(study_name=name, storage=url)
-    points = {point["key"]: point for point in workshop.points().values()}
-    assert Counter(trial.user_attrs["key"] for trial in study.trials) == Counter(list(points))
-    for trial in study.trials:
-        point = points[trial.user_attrs["key"]]
-        assert trial.params == point["parameters"]
-        assert trial.value == point["pq"] if point["status"] == "ok" else trial.state.name == "FAIL"
-        assert trial.user_attrs["stage"] == point["stage"]
-        assert trial.user_attrs["pq_by_image"] == {image["image"]: image["pq"] for image in point["images"]}
-    assert study.best_value == workshop.tuned["pq"]
 
 
 @pytest.fixture
@@ -308,8 +145,8 @@ def test_tuned_needs_its_file_and_a_file_is_of_one_method(calm: Workshop, tmp_pa
 def test_kill_9_at_random_moments_changes_nothing(calm: Workshop, workshop: Workshop) -> None:
     chance = random.Random(0)
     kept: dict[str, dict[str, Any]] = {}
-    for _ in range(5):
-        process = workshop.start("tune")
+    for number in range(5):
+        process = workshop.start("tune", "--jobs", str(1 + number % 2))
         time.sleep(chance.uniform(3.0, 15.0))
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -553,31 +390,6 @@ def test_grids_and_budgets() -> None:
     assert drawn(choices, 20, 0) == choices
 
 
-class Server:
-    """A PostgreSQL server of our own on a socket, with which nothing else has to do."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        # The server refuses to run as root.
-        self.user = "postgres" if os.geteuid() == 0 else None
-        if self.user:
-            shutil.chown(folder, self.user)
-        self.call("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "postgres")
-        self.url = f"postgresql://postgres@/postgres?host={folder}"
-
-    def call(self, program: str, *arguments: str) -> None:
-        assert POSTGRES
-        command = [str(POSTGRES / program), *arguments]
-        subprocess.run(command, check=True, capture_output=True, user=self.user, cwd=self.folder, timeout=120)
-
-    def start(self) -> None:
-        options = f"-k {self.folder} -c listen_addresses= -c fsync=off"
-        self.call("pg_ctl", "-D", f"{self.folder}/data", "-w", "-l", f"{self.folder}/log", "-o", options, "start")
-
-    def stop(self) -> None:
-        self.call("pg_ctl", "-D", f"{self.folder}/data", "-w", "-m", "immediate", "stop")
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
     if POSTGRES is None:
@@ -620,3 +432,49 @@ def test_work_goes_on_while_postgresql_is_away(server: Server, calm: Workshop, w
     workshop.run("tune", "--storage", server.url)
     check_study(server.url, workshop)
     assert workshop.trained() == calm.trained()
+
+
+def test_jobs_side_by_side_find_the_same(calm: Workshop, workshop: Workshop) -> None:
+    printed = workshop.run("tune", "--jobs", "2")
+    assert workshop.scored() == calm.scored()
+    assert workshop.tuned["overrides"] == calm.tuned["overrides"]
+    assert workshop.trained() == calm.trained()
+    check_study(workshop.study_url, workshop)
+    # The second pass began before the first had ended.
+    assert printed.index("stage net 2/2") < printed.index("score 4 points")
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    nodes = Nodes()
+    try:
+        yield nodes
+    finally:
+        nodes.end()
+
+
+def test_a_ray_cluster_that_loses_its_driver_and_a_node_finds_the_same(
+    nodes: Nodes, calm: Workshop, workshop: Workshop
+) -> None:
+    driver = workshop.start("tune", *nodes.options)
+    wait_until(lambda: workers(workshop.out))
+    driver.kill()
+    driver.communicate()
+    wait_until(lambda: not workers(workshop.out), 30)
+    driver = workshop.start("tune", *nodes.options)
+    wait_until(lambda: nodes.kill_busy(workshop.out))
+    finish(driver)
+    for shop in (workshop, calm):
+        shop.run("run", "--tuned", *(nodes.options if shop is workshop else ()))
+    assert workshop.scored() == calm.scored()
+    assert workshop.images() == calm.images()
+    assert workshop.tuned["overrides"] == calm.tuned["overrides"]
+    assert max(count for note, count in workshop.trained().items() if note.startswith("train net")) == 1
+    check_study(workshop.study_url, workshop)
+    nodes.fill()
+
+
+def test_a_job_that_is_larger_than_every_node_is_refused(nodes: Nodes, workshop: Workshop) -> None:
+    printed = workshop.run("run", *nodes.options, "--threads", "99", status=2)
+    assert "a job takes 99 CPUs, and no node of the Ray cluster has as many (the largest has 1 CPUs)" in printed
+    assert "no node of the Ray cluster has a GPU" in workshop.run("run", *nodes.options, "--device", "cuda", status=2)

@@ -92,6 +92,12 @@ class Worker:
     ) -> bool:
         """Wait until the worker's progress is what ``until`` asks for; False where it ends, or has to end, before."""
         self.watch.restart()
+        reached = self._follow(on_progress, until)
+        if self._verdict is None:
+            self.watch.rest()
+        return reached
+
+    def _follow(self, on_progress: Callable[[Progress], None], until: Callable[[Progress], bool]) -> bool:
         pause = _FIRST_POLL_S
         while self.process.poll() is None:
             progress = read_progress(self.job.folder)
@@ -111,6 +117,7 @@ class Worker:
         """End the worker and all that it started; return how its job ended."""
         if self._outcome is None:
             _kill(self.process)
+            self.watch.rest()
             self.log.copy(self.process.stdout, 0.0)
             self._outcome = _outcome(self.job, self.process.returncode, self._verdict)
         return self._outcome

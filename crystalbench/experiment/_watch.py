@@ -18,6 +18,7 @@ _LEAST_RESERVE = 0.5 * GB
 _MOST_RESERVE = 2.0 * GB
 _RESERVED_SHARE = 0.05
 _COST = 0.005
+_followed: set[Watch] = set()
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,17 @@ class Watch:
         self._reserve = reserve([int(psutil.virtual_memory().total), *(group.limit for group in self._groups)])
         self._next_count = 0.0
         self.restart()
+        self.rest()
 
     def restart(self) -> None:
         """Count the seconds without progress from now on."""
         self._step: tuple[float, ...] = ()
         self._moved = time.monotonic()
+        _followed.add(self)
+
+    def rest(self) -> None:
+        """Look no more, until the next :meth:`restart`."""
+        _followed.discard(self)
 
     def verdict(self, progress: Progress) -> Outcome | None:
         """Return why the worker must end, None where it may go on. To be asked several times a second."""
@@ -84,14 +91,18 @@ class Watch:
         if free >= self._reserve:
             return None
         # The plain sum: there is no time to find out what is shared.
-        held = held_memory(self._pid, math.inf)
-        if held <= _LEAST_RESERVE:
-            # Others have taken it: to end this worker would not help.
+        held = self._held()
+        others = [other._held() for other in list(_followed) if other is not self]
+        if held <= _LEAST_RESERVE or held < max(others, default=0):
+            # Others have taken it: to end this worker would not help, or less.
             return None
         return _oom(
             f"the worker held {held / GB:.1f} GB when only {free / GB:.1f} GB of memory were left; "
             "it was ended before the system would have to"
         )
+
+    def _held(self) -> int:
+        return held_memory(self._pid, math.inf)
 
 
 def reserve(totals: Sequence[int]) -> float:
