@@ -110,15 +110,25 @@ class Workshop:
         self.notes.touch()
         self.data = make_squares(folder / "squares", 12)
         self.out = folder / "runs"
-        self.tune_folder = self.out / "squares" / "searched" / "tune"
+        self.tune_folder = self.out / "squares" / self.adapter.stem / "tune"
 
     def write(self, search: str) -> None:
         settings = {"method": "searched", "search": yaml.safe_load(search), "presets": {"quick": {}, "standard": {}}}
         self.adapter.with_suffix(".yaml").write_text(yaml.safe_dump(settings))
 
     def start(self, verb: str, *extra: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "crystalbench", verb, "--method", "searched", "--adapter", str(self.adapter)]
-        command += ["--data", str(self.data), "--out", str(self.out), "--threads", "1", *extra]
+        command = [sys.executable, "-m", "crystalbench", verb, "--method", self.adapter.stem]
+        command += [
+            "--adapter",
+            str(self.adapter),
+            "--data",
+            str(self.data),
+            "--out",
+            str(self.out),
+            "--threads",
+            "1",
+            *extra,
+        ]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
 
@@ -150,12 +160,12 @@ class Workshop:
 
     def images(self) -> list[dict[str, Any]]:
         """Return the results of all images of all experiments, without what differs from run to run."""
-        records = [json.loads(file.read_text()) for file in sorted(self.out.glob("squares/searched/*/record.json"))]
+        records = [json.loads(file.read_text()) for file in sorted(self.out.glob("squares/*/*/record.json"))]
         return [{**image, "seconds": None, "stages": None} for record in records for image in record["images"]]
 
     @property
     def tuned(self) -> dict[str, Any]:
-        return dict(yaml.safe_load((self.out / "squares/searched/tuned.yaml").read_text()))
+        return dict(yaml.safe_load(self.tune_folder.with_name("tuned.yaml").read_text()))
 
     @property
     def study_url(self) -> str:

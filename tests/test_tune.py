@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import yaml
+from conftest import make_squares
 from searched import POSTGRES, SEARCH, Nodes, Server, Workshop, check_study, finish, wait_until, workers
 
 from crystalbench._exceptions import ConfigurationError
@@ -352,12 +354,17 @@ search:
 """
 
 
-def test_a_flow_network_end_to_end(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    adapter = tmp_path / "tiny.py"
+def write_tiny(folder: Path) -> Path:
+    adapter = folder / "tiny.py"
     adapter.write_text(
         "from crystalbench.adapters.cellpose import CellposeMultiscale\n\nclass Tiny(CellposeMultiscale): ...\n"
     )
     adapter.with_suffix(".yaml").write_text(TINY)
+    return adapter
+
+
+def test_a_flow_network_end_to_end(squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = write_tiny(tmp_path)
     call = ["--method", "tiny", "--adapter", str(adapter), "--data", str(squares), "--threads", "1"]
     assert main(["tune", *call, "--out", str(tmp_path)]) == 0
     assert "8 points of 2 trainings" in capsys.readouterr().out
@@ -478,3 +485,71 @@ def test_a_job_that_is_larger_than_every_node_is_refused(nodes: Nodes, workshop:
     printed = workshop.run("run", *nodes.options, "--threads", "99", status=2)
     assert "a job takes 99 CPUs, and no node of the Ray cluster has as many (the largest has 1 CPUs)" in printed
     assert "no node of the Ray cluster has a GPU" in workshop.run("run", *nodes.options, "--device", "cuda", status=2)
+
+
+class Network(Workshop):
+    """The same with a network that is really trained."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        super().__init__(folder)
+        self.adapter = write_tiny(folder)
+        self.tune_folder = self.out / "squares" / "tiny" / "tune"
+
+    def checkpoints(self) -> list[str]:
+        return sorted(json.loads(f.read_text())["checkpoint_sha256"] for f in self.out.glob("train/*/*/training.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_study_of_a_network_is_the_same_wherever_it_is_done(nodes: Nodes, server: Server, tmp_path: Path) -> None:
+    nodes.fill()
+    one, two, ray, shared = (Network(tmp_path / name) for name in ("one", "two", "ray", "shared"))
+    one.run("tune")
+    two.run("tune", "--jobs", "2")
+    driver = ray.start("tune", *nodes.options)
+    wait_until(lambda: nodes.kill_busy(ray.out))
+    finish(driver)
+    both = [shared.start("tune", "--storage", server.url) for _ in range(2)]
+    for driver in both:
+        finish(driver)
+    for network in (two, ray, shared):
+        assert network.scored() == one.scored()
+        assert network.checkpoints() == one.checkpoints()
+        assert {**network.tuned, "cost": None} == {**one.tuned, "cost": None}
+    assert len(one.points()) == 8
+    assert len(one.checkpoints()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_kill_9_of_driver_node_and_database_at_many_moments_changes_nothing(
+    nodes: Nodes, server: Server, calm: Workshop, workshop: Workshop
+) -> None:
+    chance = random.Random(1)
+    counts = Counter[str]()
+    kept: dict[str, dict[str, Any]] = {}
+    begin = time.monotonic()
+    while len(workshop.points()) < 16 and counts["driver"] < 20:
+        where = chance.choice([("--jobs", "1"), ("--jobs", "2"), nodes.options])
+        driver = workshop.start("tune", "--storage", server.url, *where)
+        time.sleep(chance.uniform(4.0, 20.0))
+        if chance.random() < 0.5:
+            counts["node"] += nodes.kill_busy(workshop.out)
+        if chance.random() < 0.3:
+            server.stop()
+            counts["database"] += 1
+            time.sleep(chance.uniform(1.0, 6.0))
+            server.start()
+        driver.kill()
+        driver.communicate()
+        counts["driver"] += 1
+        kept |= workshop.points()
+        nodes.fill()
+    workshop.run("tune", "--storage", server.url, *nodes.options)
+    print(f"{dict(counts)} kills in {time.monotonic() - begin:.0f} s; trained: {dict(workshop.trained())}")
+    assert workshop.scored() == calm.scored()
+    assert workshop.points().items() >= kept.items()
+    assert workshop.tuned["overrides"] == calm.tuned["overrides"]
+    assert max(count for note, count in workshop.trained().items() if note.startswith("train net")) == 1
+    check_study(server.url, workshop)
