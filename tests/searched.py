@@ -173,7 +173,7 @@ class Workshop:
 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> str:
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=1200)
     assert process.returncode == status, errors
     return output + errors
 

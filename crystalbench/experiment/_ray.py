@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,16 @@ from crystalbench.experiment._watch import Limits
 MOST_JOBS = 1000
 """How many jobs Ray is asked for at once where the user names no number; it has them wait for room."""
 
+_ROOT = Path(__file__).parents[2]
 _POLL_S = 0.5
 _RETRIES = 3
 _LAG_S = 90.0
 """How long a network file system may take to show what another machine has written."""
 
-_QUIET = {
+_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Where its node runs out of memory a job is tried again, but not for ever as by default.
+    "RAY_task_oom_retries": str(_RETRIES),
     # Under `uv run` Ray would pack the current folder and send it to all nodes.
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -89,7 +93,7 @@ class Ray:
         """
         with self._slots.taken(job):
             write_job(job)
-            sent = _number(job)
+            sent = _inode(job)
             resources = {"num_cpus": job.threads, "num_gpus": job.gpus, "max_retries": _RETRIES}
             running = self._task.options(**resources).remote(job, limits, python, Path.cwd())
             try:
@@ -108,7 +112,7 @@ class Ray:
         has_begun = False
         while not self._ray.wait([running], timeout=_POLL_S)[0]:
             # The worker's driver, which is now on the node, writes the job's file anew.
-            has_begun = has_begun or _number(job) != sent
+            has_begun = has_begun or _inode(job) != sent
             if self._slots.stopped:
                 raise KeyboardInterrupt if has_begun else CancelledError
             if has_begun:
@@ -140,7 +144,12 @@ class Ray:
         try:
             outcome: Outcome | str = self._ray.get(running)
         except errors.RayTaskError as error:
-            raise error.cause from None
+            if isinstance(error.cause, OSError):
+                raise error.cause from None
+            why = str(error.cause).strip().splitlines()[-1]
+            raise ConfigurationError(
+                f"a node cannot run jobs: {why}; start Ray there in the environment that this command runs in"
+            ) from error
         except errors.OutOfMemoryError as error:
             return Outcome("oom", Failure(type="OutOfMemory", message=_first_line(error)))
         except errors.RayError as error:
@@ -183,7 +192,8 @@ def _within(seconds: float, check: Callable[[], bool]) -> bool:
     return True
 
 
-def _number(job: Runnable) -> int:
+def _inode(job: Runnable) -> int:
+    """Return what tells the file that this machine has written from the one that a node writes over it."""
     return (job.folder / JOB_FILE).stat().st_ino
 
 
@@ -193,7 +203,7 @@ def _connected(address: str) -> Any:
         raise ConfigurationError(
             f"--address {address}: Ray's client protocol is not used; on a node of the cluster give auto or HOST:PORT"
         )
-    os.environ.update(_QUIET)
+    os.environ.update(_SETTINGS)
     try:
         import ray
     except ImportError as error:
@@ -201,7 +211,9 @@ def _connected(address: str) -> Any:
     own = {"num_cpus": _devices.cores(), "include_dashboard": False} if address == "local" else {}
     try:
         _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **own)
+        # What Ray's workers import first lies in the folder where it is called: that must be what is imported here.
+        with chdir(_ROOT):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True, **own)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConfigurationError(
             f"--address {address}: no Ray cluster can be reached there: {_first_line(error)}; this command must be "
