@@ -158,10 +158,10 @@ class Workshop:
             for name, point in self.points().items()
         }
 
-    def images(self) -> list[dict[str, Any]]:
-        """Return the results of all images of all experiments, without what differs from run to run."""
-        records = [json.loads(file.read_text()) for file in sorted(self.out.glob("squares/*/*/record.json"))]
-        return [{**image, "seconds": None, "stages": None} for record in records for image in record["images"]]
+    def images(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the results of all images by experiment, without what differs from run to run."""
+        records = [json.loads(file.read_text()) for file in self.out.glob("squares/*/*/record.json")]
+        return {r["key"]: [{**image, "seconds": None, "stages": None} for image in r["images"]] for r in records}
 
     @property
     def tuned(self) -> dict[str, Any]:

@@ -183,11 +183,11 @@ def test_a_node_that_does_not_see_the_files_says_so(
     monkeypatch.setattr(ray_executor, "_LAG_S", 0.0)
     out = tmp_path / "run"
     job = prediction().model_copy(update={"dataset": squares, "folder": out})
-    call = (job, Limits(), Path(sys.executable), tmp_path)
-    assert f"does not see {out}" in str(ray_executor._run_on_node(*call))
+    call = (job, Limits(), Path(sys.executable), tmp_path, out / ".sent")
+    assert f"does not see {out} as the driver does" in str(ray_executor._run_on_node(*call))
+    # Of the same name, but on a disk of its own.
     out.mkdir()
-    (out / "job.json").write_text("of a folder of the same name on a disk of its own")
-    assert "on a file system that all nodes share" in str(ray_executor._run_on_node(*call))
+    assert f"does not see {out / '.sent'} as the driver does" in str(ray_executor._run_on_node(*call))
 
 
 def test_a_share_of_gpus_is_above_0_and_at_most_1(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,12 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -474,7 +476,8 @@ def test_a_ray_cluster_that_loses_its_driver_and_a_node_finds_the_same(
     for shop in (workshop, calm):
         shop.run("run", "--tuned", *(nodes.options if shop is workshop else ()))
     assert workshop.scored() == calm.scored()
-    assert workshop.images() == calm.images()
+    ((key, images),) = workshop.images().items()
+    assert images == calm.images()[key] != []
     assert workshop.tuned["overrides"] == calm.tuned["overrides"]
     assert max(count for note, count in workshop.trained().items() if note.startswith("train net")) == 1
     check_study(workshop.study_url, workshop)
@@ -521,6 +524,10 @@ def test_a_study_of_a_network_is_the_same_wherever_it_is_done(nodes: Nodes, serv
     assert len(one.checkpoints()) == 2
 
 
+def is_busy_or_ended(workshop: Workshop, driver: subprocess.Popen[str]) -> bool:
+    return bool(workers(workshop.out)) or driver.poll() is not None
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_kill_9_of_driver_node_and_database_at_many_moments_changes_nothing(
@@ -533,13 +540,16 @@ def test_kill_9_of_driver_node_and_database_at_many_moments_changes_nothing(
     while len(workshop.points()) < 16 and counts["driver"] < 20:
         where = chance.choice([("--jobs", "1"), ("--jobs", "2"), nodes.options])
         driver = workshop.start("tune", "--storage", server.url, *where)
-        time.sleep(chance.uniform(4.0, 20.0))
-        if chance.random() < 0.5:
+        if chance.random() < 0.7:
+            # Most moments fall amid the work, the others anywhere.
+            wait_until(partial(is_busy_or_ended, workshop, driver))
+        time.sleep(chance.uniform(0.0, 8.0))
+        if chance.random() < 0.6:
             counts["node"] += nodes.kill_busy(workshop.out)
         if chance.random() < 0.3:
             server.stop()
             counts["database"] += 1
-            time.sleep(chance.uniform(1.0, 6.0))
+            time.sleep(chance.uniform(0.0, 4.0))
             server.start()
         driver.kill()
         driver.communicate()

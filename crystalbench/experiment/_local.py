@@ -60,7 +60,7 @@ def run_job(
 @contextmanager
 def start_worker(job: Job, limits: Limits, python: Path, gpu: str | None = None) -> Iterator[Worker]:
     """Start a worker for ``job``, and end it in any case."""
-    write_job(job)
+    write_atomic(job.folder / JOB_FILE, job.model_dump_json(indent=1).encode())
     (job.folder / ERROR_FILE).unlink(missing_ok=True)
     _forget_failures(job)
     with CappedLog(job.folder / LOG_FILE) as log, _process(job, python, gpu) as process:
@@ -69,11 +69,6 @@ def start_worker(job: Job, limits: Limits, python: Path, gpu: str | None = None)
             yield worker
         finally:
             worker.end()
-
-
-def write_job(job: Job) -> None:
-    """Leave in the job's folder what a worker is told."""
-    write_atomic(job.folder / JOB_FILE, job.model_dump_json(indent=1).encode())
 
 
 @dataclass

@@ -12,13 +12,14 @@ from concurrent.futures import CancelledError
 from contextlib import chdir
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from crystalbench import _devices
 from crystalbench._exceptions import ConfigurationError
 from crystalbench.experiment._executors import OnProgress, Runnable, Slots
 from crystalbench.experiment._jobs import JOB_FILE, read_progress
-from crystalbench.experiment._local import is_done, run_job, write_job
+from crystalbench.experiment._local import is_done, run_job
 from crystalbench.experiment._record import Failure, Outcome
 from crystalbench.experiment._watch import Limits
 
@@ -56,8 +57,8 @@ class Ray:
     address: str
     jobs: int | None
     say: Callable[[str], None]
-    is_alone: bool = False
-    _has_room: dict[tuple[int, float], bool] = field(default_factory=dict)
+    is_alone: bool = field(init=False, default=False)
+    _has_room: dict[tuple[int, float], bool] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._slots = Slots(self.width)
@@ -91,13 +92,15 @@ class Ray:
         ConfigurationError
             Where no node can ever have room for the job, or one does not see the files that this machine does.
         """
-        with self._slots.taken(job):
-            write_job(job)
-            sent = _inode(job)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        # A node that does not see this file has a folder of the same name on a disk of its own.
+        with self._slots.taken(job), NamedTemporaryFile(dir=job.folder, prefix=".sent-") as file:
+            before = _inode(job)
             resources = {"num_cpus": job.threads, "num_gpus": job.gpus, "max_retries": _RETRIES}
-            running = self._task.options(**resources).remote(job, limits, python, Path.cwd())
+            task = self._task.options(**resources)
+            running = task.remote(job, limits, python, Path.cwd(), Path(file.name))
             try:
-                self._follow(running, job, sent, on_progress)
+                self._follow(running, job, before, on_progress)
                 return self._outcome(running, job)
             finally:
                 # Of no effect where it has ended.
@@ -107,12 +110,12 @@ class Ray:
         """End all jobs."""
         self._slots.stop()
 
-    def _follow(self, running: Any, job: Runnable, sent: int, on_progress: OnProgress) -> None:
+    def _follow(self, running: Any, job: Runnable, before: int | None, on_progress: OnProgress) -> None:
         """Wait until a task has ended."""
         has_begun = False
         while not self._ray.wait([running], timeout=_POLL_S)[0]:
-            # The worker's driver, which is now on the node, writes the job's file anew.
-            has_begun = has_begun or _inode(job) != sent
+            # The first that is done on a node is to write the job's file anew.
+            has_begun = has_begun or _inode(job) != before
             if self._slots.stopped:
                 raise KeyboardInterrupt if has_begun else CancelledError
             if has_begun:
@@ -162,15 +165,14 @@ class Ray:
         return outcome
 
 
-def _run_on_node(job: Runnable, limits: Limits, python: Path, folder: Path) -> Outcome | str:
-    """Run a job for a driver that stands in ``folder`` on another machine; a string says what is missing here."""
+def _run_on_node(job: Runnable, limits: Limits, python: Path, folder: Path, sent: Path) -> Outcome | str:
+    """Run a job for a driver that stands in ``folder`` and has made the file ``sent``; a string says what lacks."""
     here = f"node {platform.node()}"
-    for path in (python, folder, job.folder, job.dataset):
+    for path in (python, folder, folder / job.dataset, job.folder):
         if not path.exists():
             return _unshared(here, path, "the driver")
-    sent = job.model_dump_json(indent=1).encode()
-    if not _within(_LAG_S, lambda: (job.folder / JOB_FILE).read_bytes() == sent):
-        return _unshared(here, job.folder / JOB_FILE, "the driver")
+    if not _within(_LAG_S, sent.exists):
+        return _unshared(here, sent, "the driver")
     # Adapters and weights may be named by relative paths.
     os.chdir(folder)
     return run_job(job, lambda _: None, limits, python)
@@ -192,9 +194,9 @@ def _within(seconds: float, check: Callable[[], bool]) -> bool:
     return True
 
 
-def _inode(job: Runnable) -> int:
-    """Return what tells the file that this machine has written from the one that a node writes over it."""
-    return (job.folder / JOB_FILE).stat().st_ino
+def _inode(job: Runnable) -> int | None:
+    file = job.folder / JOB_FILE
+    return file.stat().st_ino if file.exists() else None
 
 
 def _connected(address: str) -> Any:
