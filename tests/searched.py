@@ -225,13 +225,13 @@ class Nodes:
         from ray.cluster_utils import Cluster
 
         self._room = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-        self._cluster = Cluster(initialize_head=True, head_node_args=self._room)
+        self._cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=self._room))
         self.fill()
         self.options = ("--executor", "ray", "--address", self._cluster.address)
 
     def fill(self) -> None:
         while len(self._cluster.worker_nodes) < 2:
-            self._cluster.add_node(**self._room)
+            patiently(lambda: self._cluster.add_node(**self._room))
 
     def kill_busy(self, folder: Path) -> bool:
         """Kill a node whose worker is busy below ``folder``, if there is one; the head node stays."""
@@ -244,6 +244,16 @@ class Nodes:
 
     def end(self) -> None:
         self._cluster.shutdown()
+
+
+def patiently(start: Callable[[], Any]) -> Any:
+    """Start a node once more where it was not there within the 30 s that Ray gives it, as on a busy machine."""
+    try:
+        return start()
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        return start()
 
 
 def workers(folder: Path) -> list[psutil.Process]:
