@@ -366,7 +366,6 @@ def test_memory_that_processes_share_counts_once() -> None:
 def test_a_worker_is_ended_while_the_machine_still_has_a_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_watch, "_LEAST_RESERVE", 1e6)
     watch = Watch(os.getpid(), Limits())
-    watch.restart()
     assert watch.verdict(Progress()) is None
     # To fill the machine for real would harm whatever else runs on it.
     monkeypatch.setattr(_watch, "free_memory", lambda _: 1000)
@@ -380,7 +379,8 @@ def test_of_several_workers_the_one_that_holds_most_is_ended(monkeypatch: pytest
     monkeypatch.setattr(_watch, "free_memory", lambda _: 1000)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         large, small = Watch(os.getpid(), Limits()), Watch(process.pid, Limits())
-        small.restart()
+        for watch in (large, small):
+            watch.restart()
         assert small.verdict(Progress()) is None
         assert large.verdict(Progress()) is not None
         # One that waits for its turn is nobody's rival.
