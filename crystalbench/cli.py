@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from crystalbench.data import Dataset
     from crystalbench.experiment import Executor, Experiment, Record, Reproduction, Request, Tune
+    from crystalbench.measure import Measurement
     from crystalbench.testing import Check, Result
 
 OK, SOME_FAILED, WRONG_CALL = 0, 1, 2
@@ -44,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
-        again = verb in (_run, _tune, _time, _reproduce, _data_make, _data_import) and error.errno in _DISK_FAILS
+        again = (
+            verb in (_run, _tune, _time, _reproduce, _measure, _data_make, _data_import) and error.errno in _DISK_FAILS
+        )
         advice = "; when that is mended, run the same command again" if again else ""
         print(f"crystalbench: {_reason(error)}{advice}", file=sys.stderr)
         return WRONG_CALL if isinstance(error, _WRONG_PATH) else SOME_FAILED
@@ -73,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_leaderboard(verbs)
     _add_compare(verbs)
     _add_score(verbs)
+    _add_measure(verbs)
     _add_data(verbs)
     _add_methods(verbs)
     _add_door(verbs)
@@ -226,6 +230,24 @@ def _add_score(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     score.add_argument("--truth", type=Path, required=True, metavar="DIR")
     score.add_argument("--prediction", type=Path, required=True, metavar="DIR")
     score.add_argument("--json", action="store_true")
+
+
+def _add_measure(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    measure = verbs.add_parser(
+        "measure",
+        help="measure the crystals of new micrographs with the model of a run",
+        description="Segment micrographs with the model of a run and measure their crystals: label maps, tables, "
+        "a report, and files for ImageJ, Cellpose and COCO. The same command goes on where one was killed.",
+    )
+    measure.set_defaults(verb=_measure)
+    add = measure.add_argument
+    add("--model", type=Path, required=True, metavar="RUN", help="the folder of an experiment, runs/DATA/METHOD/KEY")
+    add("images", type=Path, nargs="+", metavar="IMAGES", help="files, folders of images or data-set folders")
+    add("--um-per-px", type=_amount, metavar="X", help="micrometres a pixel (what manifest.csv, dataset.yaml or the "
+        "tags of a TIFF say)")  # fmt: skip
+    add("--adapter", action="append", default=[], metavar="FILE[:Class]", help="the file of the model's method, where "
+        "that is not built in")  # fmt: skip
+    add("--out", type=Path, metavar="DIR", help="a new folder (measured/NAME of the first of IMAGES)")
 
 
 def _add_data(verbs: _Verbs[argparse.ArgumentParser]) -> None:
@@ -553,6 +575,38 @@ def _score(options: argparse.Namespace) -> int:
     else:
         Console().print(score_table(scores))
     return OK
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from crystalbench._exceptions import WorkerError
+    from crystalbench.data import safe_name
+    from crystalbench.experiment import open_record, reporter
+    from crystalbench.measure import Measure, find_micrographs, open_model
+    from crystalbench.registry import find_method
+
+    say = reporter(_stderr())
+    images = find_micrographs(options.images)
+    with _missing("method", "--adapter"):
+        find_method(open_record(options.model).method, options.adapter)
+    model = open_model(options.model, options.adapter, say.say)
+    out = options.out or Path("measured") / safe_name(options.images[0].resolve().stem)
+    try:
+        done = Measure(model, images, options.um_per_px, out, say)()
+    except WorkerError as error:
+        print(f"crystalbench: {error}", file=sys.stderr)
+        return SOME_FAILED
+    _print_measurement(done)
+    return SOME_FAILED if done.failed else OK
+
+
+def _print_measurement(done: Measurement) -> None:
+    from crystalbench.leaderboard._cells import plain
+
+    for summary in done.failed:
+        # Files can be called anything.
+        print(plain(f"{summary.image}: {summary.error}"), file=sys.stderr)
+    n_crystals = sum(len(one.crystals.label) for _, one in done.good)
+    print(f"{n_crystals} crystals in {len(done.good)} images, {len(done.failed)} images failed: {done.out}")
 
 
 def _data_make(options: argparse.Namespace) -> int:

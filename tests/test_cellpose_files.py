@@ -17,6 +17,7 @@ from crystalbench._exceptions import DataError
 from crystalbench.cli import main
 from crystalbench.data import import_dataset, open_dataset, write_image, write_labels
 from crystalbench.data._pickles import array_of, read_pickled_dict
+from crystalbench.measure._exports import cellpose_seg
 
 TILES = np.kron(np.arange(12).reshape(3, 4), np.ones((10, 10), int))
 
@@ -65,6 +66,17 @@ class TestImport:
         assert "1 images have _seg.npy and _cp_masks: _seg.npy is taken" in printed.err
         assert all(np.array_equal(sample.label, TILES) for sample in open_dataset(tmp_path / "dst").samples)
         assert main(["data", "verify", str(tmp_path / "dst")]) == 0
+
+    def test_cellpose_itself_reads_what_measure_writes(self, tmp_path: Path) -> None:
+        cellpose_io = pytest.importorskip("cellpose.io", exc_type=ImportError)
+        src = make_images(tmp_path / "src", "ab")
+        (src / "a_seg.npy").write_bytes(cellpose_seg(TILES.astype(np.int32), src / "a.png"))
+        (src / "b_seg.npy").write_bytes(cellpose_seg(np.zeros(TILES.shape, np.int32), src / "b.png"))
+        images, masks, names = cellpose_io.load_images_labels(str(src), mask_filter="_seg.npy")
+        assert names == [str(src / "a.png"), str(src / "b.png")]
+        assert [image.shape for image in images] == [(*TILES.shape, 3)] * 2
+        assert np.array_equal(masks[0], TILES)
+        assert not masks[1].any()
 
     def test_masks_of_the_command_line_and_of_the_window_together(self, tmp_path: Path) -> None:
         src = make_images(tmp_path / "src", "abcd")

@@ -2,7 +2,7 @@
 
 from crystalbench.data._classes import crystal_lengths, difficulty_class
 from crystalbench.data._contact_sheet import contact_sheet, describe
-from crystalbench.data._dataset import Dataset, Sample, open_dataset, safe_name
+from crystalbench.data._dataset import Dataset, Sample, open_dataset, read_micrograph, safe_name
 from crystalbench.data._find import check_files, find_dataset, find_folder
 from crystalbench.data._images import (
     LABEL_SUFFIXES,
@@ -54,6 +54,7 @@ __all__ = [
     "read_grain",
     "read_image",
     "read_labels",
+    "read_micrograph",
     "safe_name",
     "stratified_folds",
     "stratified_split",

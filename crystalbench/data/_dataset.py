@@ -81,11 +81,7 @@ class Sample:
         DataError
             Where the image or the grain mask cannot be read, or their shapes differ.
         """
-        image = read_image(self.image_path)
-        grain = self.grain
-        if grain is not None:
-            image[~grain] = 0
-        return image
+        return read_micrograph(self.image_path, self.grain_path)
 
     @property
     def label(self) -> NDArray[np.int32]:
@@ -124,11 +120,7 @@ class Sample:
         DataError
             Where the mask cannot be read or is not of the image's shape.
         """
-        if self.grain_path is None:
-            return None
-        grain = read_grain(self.grain_path)
-        check_shape(self.grain_path, grain.shape, self.image_path, DataError)
-        return grain
+        return _grain_of(self.image_path, self.grain_path)
 
     @property
     def hashes(self) -> dict[str, str | None]:
@@ -154,6 +146,29 @@ def _hash(path: Path) -> str:
 def _hash_of(path: Path, *_unchanged: int) -> str:
     """Return the sha256 of a file, which a plan asks for several times, as long as the system says it is the same."""
     return file_sha256(path)
+
+
+def read_micrograph(path: Path, grain_path: Path | None) -> NDArray[np.uint8]:
+    """Read the image ``path`` as H x W x 3, RGB; 0 outside of the grain mask, where there is one.
+
+    Raises
+    ------
+    DataError
+        As :attr:`Sample.image`.
+    """
+    image = read_image(path)
+    grain = _grain_of(path, grain_path)
+    if grain is not None:
+        image[~grain] = 0
+    return image
+
+
+def _grain_of(path: Path, grain_path: Path | None) -> NDArray[np.bool_] | None:
+    if grain_path is None:
+        return None
+    grain = read_grain(grain_path)
+    check_shape(grain_path, grain.shape, path, DataError)
+    return grain
 
 
 def pixel_hash(image: NDArray[np.uint8], label: NDArray[np.int32]) -> str:

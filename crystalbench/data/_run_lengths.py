@@ -33,6 +33,19 @@ def decode_runs(counts: Sequence[int] | str, shape: tuple[int, int]) -> NDArray[
     return np.repeat(inside, runs).reshape(shape, order="F")
 
 
+def encode_runs(labels: NDArray[np.int32]) -> list[list[int]]:
+    """Return the runs of each crystal's mask, as :func:`decode_runs` reads them; ``labels`` (H x W) are 1, 2, ..."""
+    pixels = labels.ravel(order="F")
+    starts = np.flatnonzero(np.diff(pixels, prepend=-1))
+    runs = np.stack((starts, np.append(starts[1:], pixels.size)), axis=1)
+    crystal = pixels[starts]
+    # Stable: the runs of a crystal stay in the order of its pixels.
+    order = np.argsort(crystal, kind="stable")[(crystal == 0).sum() :]
+    borders = np.flatnonzero(np.diff(crystal[order])) + 1
+    parts = np.split(runs[order], borders) if order.size else []
+    return [np.diff(part.ravel(), prepend=0, append=pixels.size).tolist() for part in parts]
+
+
 def _numbers(text: str) -> Iterator[int]:
     """Yield the runs of a compressed text; from the fourth on each is told as its difference to the last but one."""
     before = [0, 0, 0]

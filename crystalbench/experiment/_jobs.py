@@ -112,6 +112,35 @@ class TimeJob(_Job):
     images: tuple[str, ...]
 
 
+class ImageToSegment(BaseModel):
+    """A micrograph without a truth; ``key`` says what its label map was made of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    image: Path
+    grain: Path | None
+    key: str
+
+
+class SegmentJob(BaseModel):
+    """Segment micrographs of no data set; the label maps go into the folder ``labels``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["segment"] = "segment"
+    method: str
+    adapters: tuple[str, ...]
+    values: Tree
+    seed: int
+    device: str
+    threads: int
+    checkpoints: dict[str, Path]
+    folder: Path
+    labels: Path
+    images: tuple[ImageToSegment, ...]
+
+
 class DescribeJob(BaseModel):
     """Tell what a method is, and complete ``values``; for a driver that cannot import it."""
 
@@ -125,7 +154,7 @@ class DescribeJob(BaseModel):
     threads: int = 1
 
 
-Job = TrainJob | PredictJob | ScoreJob | TimeJob | DescribeJob
+Job = TrainJob | PredictJob | ScoreJob | TimeJob | SegmentJob | DescribeJob
 _ADAPTER: TypeAdapter[Job] = TypeAdapter(Annotated[Job, Field(discriminator="kind")])
 
 

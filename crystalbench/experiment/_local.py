@@ -28,6 +28,7 @@ from crystalbench.experiment._jobs import (
     PredictJob,
     Progress,
     ScoreJob,
+    SegmentJob,
     TimeJob,
     TrainJob,
     read_progress,
@@ -37,6 +38,7 @@ from crystalbench.experiment._log import CappedLog, log_tail
 from crystalbench.experiment._predict import keep_current, read_images
 from crystalbench.experiment._record import Failure, Outcome
 from crystalbench.experiment._score import read_rows
+from crystalbench.experiment._segment import keep_segmented, read_segmented
 from crystalbench.experiment._watch import Limits, Watch
 
 _POLL_S = 0.1
@@ -124,9 +126,9 @@ def _forget_failures(job: Job) -> None:
         (job.folder / PROGRESS_FILE).unlink(missing_ok=True)
         (job.folder / TIMES_FILE).unlink(missing_ok=True)
     # Where a worker of a killed run is still busy in the folder, it and the next worker go on from what is there.
-    if isinstance(job, PredictJob):
+    if isinstance(job, PredictJob | SegmentJob):
         with suppress(Timeout), FileLock(job.folder / LOCK_FILE, timeout=0):
-            keep_current(job)
+            keep_current(job) if isinstance(job, PredictJob) else keep_segmented(job)
             (job.folder / PROGRESS_FILE).unlink(missing_ok=True)
 
 
@@ -208,6 +210,8 @@ def is_done(job: Job) -> bool:
     if isinstance(job, ScoreJob):
         done = read_rows(job.folder, job.state, pruned=job.prune)
         return all((point.key, image) in done for point in job.points for image in job.images)
+    if isinstance(job, SegmentJob):
+        return {image.name for image in job.images} <= read_segmented(job).keys()
     return {image.score_key for image in job.images} <= {image.score_key for image in read_images(job.folder)}
 
 

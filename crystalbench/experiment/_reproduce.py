@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ class Reproducer:
             adapters=tuple(self.adapters),
             folds=record.split.folds,
             limit=record.limit,
-            device=_device(record, reporter),
+            device=recorded_device(record, reporter.say),
             threads=record.threads,
             isolated=bool(record.provenance.get("isolated")),
             unpickle=self.unpickle,
@@ -181,11 +181,12 @@ def told_data(record: Record) -> tuple[str, str | None]:
     return told.data, told.train_data
 
 
-def _device(record: Record, reporter: Reporter) -> str:
+def recorded_device(record: Record, say: Callable[[str], None]) -> str:
+    """Return the kind of device that a record is of, or ``cpu`` where that is not here, and say so."""
     try:
         return _devices.resolve_device(record.device)
     except ConfigurationError:
-        reporter.say(f"warning: the record is of a {record.device_name}, which is not here: this runs on the CPU")
+        say(f"warning: the record is of a {record.device_name}, which is not here: this runs on the CPU")
         return "cpu"
 
 

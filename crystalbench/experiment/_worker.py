@@ -1,8 +1,9 @@
 """The worker process: does one job and leaves files.
 
 ``python -m crystalbench.experiment._worker FOLDER/job.json PIPE`` trains one component, predicts and scores
-images, scores the points of a search, times predictions, or describes a method. It may be killed at any moment: the
-next worker with the same job goes on where this one stood, or begins again where only the whole is of use.
+images, scores the points of a search, times predictions, segments images without a truth, or describes a method. It
+may be killed at any moment: the next worker with the same job goes on where this one stood, or begins again where only
+the whole is of use.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from crystalbench.experiment._jobs import (
     PredictJob,
     Progress,
     ScoreJob,
+    SegmentJob,
     TimeJob,
     TrainingResult,
     TrainJob,
@@ -51,6 +53,7 @@ from crystalbench.experiment._keys import init_sha256, source_sha256
 from crystalbench.experiment._predict import predict
 from crystalbench.experiment._provenance import now, place, provenance
 from crystalbench.experiment._score import score
+from crystalbench.experiment._segment import segment
 from crystalbench.experiment._turns import take_turns
 from crystalbench.registry import Method, find_method
 from crystalbench.segmenter import Segmenter
@@ -87,6 +90,8 @@ def _do(job: Job) -> None:
         _score(job)
     elif isinstance(job, TimeJob):
         _time(job)
+    elif isinstance(job, SegmentJob):
+        _segment(job)
     else:
         _describe(job)
 
@@ -176,7 +181,12 @@ def _time(job: TimeJob) -> None:
     take_turns(job, _loaded(find_method(job.method, job.adapters), job), open_dataset(job.dataset))
 
 
-def _loaded(method: Method, job: PredictJob | TimeJob) -> Segmenter:
+def _segment(job: SegmentJob) -> None:
+    context = _JobContext(job.seed, job.device, job.threads, job.folder, job.checkpoints)
+    segment(job, _loaded(find_method(job.method, job.adapters), job), context.report)
+
+
+def _loaded(method: Method, job: PredictJob | TimeJob | SegmentJob) -> Segmenter:
     segmenter = method.build(job.values)
     segmenter.load(job.checkpoints, job.device)
     return segmenter
