@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 Factor = Annotated[float, Bounded(gt=0, le=4)]
 
+INPUT_FACTORS = ("input", "2*input")
+"""Resize factors that follow from the sides of image and network."""
+
 CP = Component("cp", CpTrain)
 """The flow network: one checkpoint serves all flow methods."""
 
@@ -47,18 +50,21 @@ class MultiScale(Tiles):
     """Resize factors r_1 ... r_N in ascending order (paper, section III-B).
 
     ``"input"`` as the first one resizes the longer side to the network's input; where the image is not
-    larger than that, ``small_image_factor`` takes its place (section IV-B).
+    larger than that, ``small_image_factor`` takes its place (section IV-B). ``"2*input"`` behind it is twice that
+    factor (Table I).
     """
 
-    resize_factors: tuple[Literal["input"] | Factor, ...] = ("input", 0.5, 0.75, 1.0)
+    resize_factors: tuple[Literal["input", "2*input"] | Factor, ...] = ("input", 0.5, 0.75, 1.0)
     small_image_factor: Factor = 0.25
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
-        numbers = [factor for factor in self.resize_factors if not isinstance(factor, str)]
-        if not self.resize_factors or "input" in self.resize_factors[1:]:
-            raise ValueError('resize_factors needs at least one factor, and only the first may be "input"')
-        if numbers != sorted(set(numbers)):
+        names, numbers = names_and_numbers(self.resize_factors)
+        if not self.resize_factors or self.resize_factors[: len(names)] != INPUT_FACTORS[: len(names)]:
+            raise ValueError(
+                'resize_factors needs at least one factor; only the first may be "input", the next then "2*input"'
+            )
+        if list(numbers) != sorted(set(numbers)):
             raise ValueError("resize_factors must ascend: the lowest resolution comes first")
         return self
 
@@ -153,16 +159,26 @@ def scale_factors(parameters: MultiScale, shape: tuple[int, ...], side: int) -> 
     """Return r_1 ... r_N for an image of ``shape`` (height, width, ...) and a network of ``side`` px.
 
     r_1 = side / longer side; ``small_image_factor`` where the image is not larger than the input; half of
-    r_2 where it would not be below r_2.
+    the first number where it would not be below that. ``"2*input"`` is 2 r_1; halfway from r_1 to the first number
+    where it would not be below that.
     """
-    numbers = tuple(factor for factor in parameters.resize_factors if not isinstance(factor, str))
-    if len(numbers) == len(parameters.resize_factors):
+    names, numbers = names_and_numbers(parameters.resize_factors)
+    if not names:
         return numbers
     longer = max(shape[:2])
     first = side / longer if longer > side else parameters.small_image_factor
     if numbers and first >= numbers[0]:
         first = numbers[0] / 2
+    if names == INPUT_FACTORS:
+        second = 2 * first if not numbers or 2 * first < numbers[0] else (first + numbers[0]) / 2
+        return (first, second, *numbers)
     return (first, *numbers)
+
+
+def names_and_numbers(factors: Sequence[str | float]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Return the resize factors that depend on the image, and those that do not."""
+    names = tuple(factor for factor in factors if isinstance(factor, str))
+    return names, tuple(factor for factor in factors if not isinstance(factor, str))
 
 
 def as_raw(field: Tensor) -> RawField:

@@ -62,6 +62,11 @@ def discs(*discs: tuple[int, int, int], shape: tuple[int, int] = (60, 80)) -> np
         ((300, 300), ("input", 1.0), (224 / 300, 1.0)),
         ((300, 300), ("input",), (224 / 300,)),
         ((2000, 10), (0.1, 0.25, 1.0), (0.1, 0.25, 1.0)),
+        ((1120, 900), ("input", "2*input", 1.0), (0.2, 0.4, 1.0)),
+        ((224, 224), ("input", "2*input", 1.0), (0.25, 0.5, 1.0)),
+        ((280, 300), ("input", "2*input", 1.0), (0.7466667, 0.8733333, 1.0)),  # 2 r_1 is not below r_3
+        ((448, 300), ("input", "2*input", 1.0), (0.5, 0.75, 1.0)),
+        ((448, 300), ("input", "2*input"), (0.5, 1.0)),
     ],
 )
 def test_resize_factors(shape: tuple[int, ...], factors: tuple, expected: tuple[float, ...]) -> None:
@@ -69,7 +74,20 @@ def test_resize_factors(shape: tuple[int, ...], factors: tuple, expected: tuple[
     assert _flow.scale_factors(parameters, shape, 224) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("factors", [(), (1.0, 0.5), (0.5, 0.5), (0.5, "input"), (0.0, 1.0), (5.0,), ("output", 1.0)])
+@pytest.mark.parametrize(
+    "factors",
+    [
+        (),
+        (1.0, 0.5),
+        (0.5, 0.5),
+        (0.5, "input"),
+        (0.0, 1.0),
+        (5.0,),
+        ("output", 1.0),
+        ("2*input", 1.0),
+        ("input", 1.0, "2*input"),
+    ],
+)
 def test_resize_factors_that_cannot_be(factors: tuple) -> None:
     with pytest.raises(ValidationError):
         _flow.MultiScale(resize_factors=factors)
