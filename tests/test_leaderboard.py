@@ -573,6 +573,16 @@ def test_the_table_says_all_that_it_must_at_every_width(width: int) -> None:
     assert ("3.94" in text) == (width >= 100)
 
 
+def test_what_tuning_cost_stands_below_the_table() -> None:
+    trainings = {"trainings": 6, "trainings_by_component": {"cp": 2, "attention": 4}}
+    cost = {**trainings, "points": 54, "device_s": 1234.4, "device_s_point_by_point": 9876.0}
+    board = rows([record(tuning=cost), record(method="cellpose")])
+    line = "Sima: tuned: 6 trainings (2 of cp, 4 of attention), 54 points, 1,234 s on the device"
+    assert line in text_of(to_table(board), 200)
+    assert f"- {line}" in to_markdown(board)
+    assert text_of(to_table(board), 200).count("tuned:") == 1
+
+
 def test_warnings_stand_below_the_table_the_first_three_of_a_row() -> None:
     board = rows([record(warnings=[f"note {i}" for i in range(5)])])
     text = text_of(to_table(board), 160)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from crystalbench.evaluation import can_pass, smallest_p
+from crystalbench.experiment._tuned import Tuning
 from crystalbench.leaderboard._rows import ClassScores, Row, pq_by_image
 
 NOTHING = "-"
@@ -214,15 +215,22 @@ def too_few(n: int, comparisons: int) -> str:
 
 
 def remarks(board: Sequence[Row]) -> list[str]:
-    """Return the means of folds, errors and the first warnings of a board's rows, one line each."""
+    """Return the means of folds, what tuning cost, errors and the first warnings of a board's rows, one line each."""
     folds = [f"{name(row)}: mean PQ % of {_by_fold(row)}" for row in board if row.by_fold]
+    tuned = [f"{name(row)}: {_tuned(row.tuning)}" for row in board if row.tuning]
     errors = [f"{name(row)}: {row.status}: {row.error['message']}" for row in board if row.error]
     warnings = [f"{name(row)}: {warning}" for row in board for warning in _first_warnings(row)]
-    return list(dict.fromkeys(plain(line) for line in folds + errors + warnings))
+    return list(dict.fromkeys(plain(line) for line in folds + tuned + errors + warnings))
 
 
 def _by_fold(row: Row) -> str:
     return ", ".join(f"fold {fold} {percent(scores.pq)}" for fold, scores in row.by_fold.items())
+
+
+def _tuned(cost: Tuning) -> str:
+    parts = ", ".join(f"{count} of {component}" for component, count in cost.trainings_by_component.items())
+    trainings = f"{cost.trainings} trainings{f' ({parts})' if parts else ''}"
+    return f"tuned: {trainings}, {cost.points} points, {cost.device_s:,.0f} s on the device"
 
 
 def _first_warnings(row: Row) -> list[str]:
