@@ -45,9 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except OSError as error:
-        again = (
-            verb in (_run, _tune, _time, _reproduce, _measure, _data_make, _data_import) and error.errno in _DISK_FAILS
-        )
+        long = (_run, _tune, _time, _paper, _reproduce, _measure, _data_make, _data_import)
+        again = verb in long and error.errno in _DISK_FAILS
         advice = "; when that is mended, run the same command again" if again else ""
         print(f"crystalbench: {_reason(error)}{advice}", file=sys.stderr)
         return WRONG_CALL if isinstance(error, _WRONG_PATH) else SOME_FAILED
@@ -73,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(verbs)
     _add_tune(verbs)
     _add_time(verbs)
+    _add_paper(verbs)
     _add_leaderboard(verbs)
     _add_compare(verbs)
     _add_score(verbs)
@@ -152,10 +152,28 @@ def _add_time(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     time.add_argument("--json", action="store_true")
 
 
-def _add_request(parser: argparse.ArgumentParser, timeout: float | None) -> None:
+def _add_paper(verbs: _Verbs[argparse.ArgumentParser]) -> None:
+    paper = verbs.add_parser(
+        "paper",
+        help="write the paper's tables and figures for a data set",
+        description="Train and test what tables I to III and figures 4 to 6 of the paper need and is not there yet, "
+        "and write them as Markdown, LaTeX, CSV, PNG and PDF, each number beside the one that the paper reports. "
+        "--method names the rows of Table II, by default the paper's eight. The same command goes on where one was "
+        "killed.",
+    )
+    paper.set_defaults(verb=_paper, nested=False)
+    _add_request(paper, timeout=None, one_at_least=False)
+    _add_executor(paper)
+    _add_tuned(paper)
+    _add_folds(paper, "over K folds, as the paper's (the fixed split)")
+    paper.add_argument("--to", type=Path, metavar="DIR", help="where the tables and figures go (OUT/DATA/paper)")
+    paper.add_argument("--dry-run", action="store_true", help="say what would be done")
+
+
+def _add_request(parser: argparse.ArgumentParser, timeout: float | None, one_at_least: bool = True) -> None:
     """Add what says which experiments are meant, and what their workers may take."""
     add = parser.add_argument
-    add("--method", action="append", required=True, metavar="M", help="may be repeated; all: every method")
+    add("--method", action="append", required=one_at_least, metavar="M", help="may be repeated; all: every method")
     add("--data", default="demo", metavar="DATA", help="a made set or a data-set folder (%(default)s)")
     add("--train-data", metavar="DATA", help="train and validate on this set, test on all of --data")
     add("--preset", choices=("quick", "standard", "paper"), default="quick", help="(%(default)s)")
@@ -484,6 +502,28 @@ def _time(options: argparse.Namespace) -> int:
     else:
         screen().print(latency_table(rows))
     return OK if all(one.is_ok for one in timed) else SOME_FAILED
+
+
+def _paper(options: argparse.Namespace) -> int:
+    from crystalbench.experiment import Limits, Run, open_executor, reporter
+    from crystalbench.paper import METHODS, check_matplotlib, plan_study, read_results, write_paper
+
+    check_matplotlib()
+    console = _stderr()
+    say = reporter(console)
+    executor = open_executor(options.executor, options.jobs, options.address, say.say)
+    options.method = options.method or list(METHODS)
+    study = plan_study(_request(options, console, executor), say.say)
+    if options.dry_run:
+        _print_plan(study.experiments, retrain=False)
+        return OK
+    _keep_folds(study.request, console)
+    limits = Limits(options.timeout, options.max_memory)
+    records = Run(study.experiments, say, limits=limits, executor=executor)()
+    folder = options.to or options.out / study.request.dataset.name / "paper"
+    with _counter(console, "score boundaries") as report:
+        print(write_paper(read_results(study), folder, report))
+    return OK if all(record.status == "ok" for record in records) else SOME_FAILED
 
 
 def _leaderboard(options: argparse.Namespace) -> int:

@@ -39,9 +39,14 @@ def outlined(
     colour
         Of the outlines.
     """
-    height, width = image.shape[:2]
+    drawn = image.copy()
+    drawn[find_boundaries(resized(labels, image.shape), mode="inner")] = colour
+    return drawn
+
+
+def resized(labels: NDArray[np.integer[Any]], shape: tuple[int, ...]) -> NDArray[np.integer[Any]]:
+    """Return ``labels`` at the height and width of ``shape``: each pixel takes the value at its centre."""
+    height, width = shape[:2]
     rows = (2 * np.arange(height) + 1) * labels.shape[0] // (2 * height)
     columns = (2 * np.arange(width) + 1) * labels.shape[1] // (2 * width)
-    drawn = image.copy()
-    drawn[find_boundaries(labels[np.ix_(rows, columns)], mode="inner")] = colour
-    return drawn
+    return np.asarray(labels[np.ix_(rows, columns)])

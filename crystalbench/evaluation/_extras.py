@@ -226,7 +226,12 @@ def _one_to_one(overlaps: Overlaps) -> int:
 
 
 def _divided(crystal: Counts, area: Counts, other_area: Counts, intersection: Counts) -> int:
-    """Return how many crystals hold at least two of the other map.
+    """Return how many crystals hold at least two of the other map; see :func:`held_in_divided`."""
+    return len(np.unique(crystal[held_in_divided(crystal, area, other_area, intersection)]))
+
+
+def held_in_divided(crystal: Counts, area: Counts, other_area: Counts, intersection: Counts) -> NDArray[np.bool_]:
+    """Say which pairs are of a crystal that holds at least two of the other map, and of one of these.
 
     Parameters
     ----------
@@ -236,7 +241,8 @@ def _divided(crystal: Counts, area: Counts, other_area: Counts, intersection: Co
         Areas of the pair's two crystals, and the pixels that they share.
     """
     held = (2 * intersection > other_area) & (20 * intersection >= area)
-    return int((np.bincount(crystal[held]) >= 2).sum())
+    divided = np.bincount(crystal[held], minlength=int(crystal.max(initial=-1)) + 1) >= 2
+    return np.asarray(held & divided[crystal])
 
 
 def _lengths_of_pairs(overlaps: Overlaps, matched: NDArray[np.bool_], lengths: Counts) -> tuple[int, ...]:
