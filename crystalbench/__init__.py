@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from crystalbench.data import Dataset, Sample, Split, open_dataset
     from crystalbench.evaluation import ImageScores, evaluate
+    from crystalbench.leaderboard import Runs, load_runs
     from crystalbench.segmenter import Component, Context, Image, Labels, MethodInfo, Parameters, Segmenter
 
 _HOMES = {
@@ -31,6 +32,7 @@ _HOMES = {
     ),
     "crystalbench.data": ("Dataset", "Sample", "Split", "open_dataset"),
     "crystalbench.evaluation": ("ImageScores", "evaluate"),
+    "crystalbench.leaderboard": ("Runs", "load_runs"),
     "crystalbench.segmenter": (
         "Component",
         "Context",
@@ -56,6 +58,7 @@ __all__ = [
     "Labels",
     "MethodInfo",
     "Parameters",
+    "Runs",
     "Sample",
     "Segmenter",
     "Split",
@@ -63,6 +66,7 @@ __all__ = [
     "UnknownNameError",
     "WorkerError",
     "evaluate",
+    "load_runs",
     "open_dataset",
 ]
 

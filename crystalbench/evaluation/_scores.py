@@ -15,7 +15,7 @@ from crystalbench.evaluation._overlaps import Counts, Overlaps, count_overlaps
 EVALUATOR_VERSION = 1
 """Goes up with every change that can change a score; part of each score's key."""
 
-_SCALARS = (
+SCALARS = (
     "n_truth",
     "n_prediction",
     "tp",
@@ -171,7 +171,7 @@ class ImageScores:
 
     def to_json(self) -> dict[str, float | None]:
         """Return counts and scores by name, ready for JSON: None where one is undefined."""
-        return {name: nan_to_none(getattr(self, name)) for name in _SCALARS}
+        return {name: nan_to_none(getattr(self, name)) for name in SCALARS}
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value}" for name, value in self.to_json().items())

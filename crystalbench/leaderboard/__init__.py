@@ -1,8 +1,9 @@
-"""Records -> rows -> a table, JSON, CSV, Markdown or LaTeX; comparisons of rows and of runs."""
+"""Records -> rows -> a table, JSON, CSV, Markdown, LaTeX or pandas frames; comparisons of rows and of runs."""
 
 from crystalbench.leaderboard._board import FORMATS, board_text, leaderboard
 from crystalbench.leaderboard._compare import RunComparison, compare, run_comparison_table
 from crystalbench.leaderboard._formats import to_csv, to_json, to_markdown
+from crystalbench.leaderboard._frames import Runs, load_runs
 from crystalbench.leaderboard._latencies import latency_table, ranked_latencies
 from crystalbench.leaderboard._latex import to_latex
 from crystalbench.leaderboard._load import load_records
@@ -16,6 +17,7 @@ __all__ = [
     "Comparison",
     "Row",
     "RunComparison",
+    "Runs",
     "Scores",
     "board_text",
     "compare",
@@ -25,6 +27,7 @@ __all__ = [
     "latency_table",
     "leaderboard",
     "load_records",
+    "load_runs",
     "ranked_latencies",
     "rows",
     "run_comparison_table",

@@ -56,7 +56,7 @@ def leaderboard(
     table, formats = (comparison_table, _COMPARISONS) if significance else (to_table, FORMATS)
     if format not in formats:
         raise UnknownNameError("format of comparisons" if significance else "format", format, formats)
-    chosen = rows(_of_data(_records(runs), data))
+    chosen = rows(chosen_records(runs, data))
     if out is None:
         return _text(table(chosen), screen()) if format == "table" else formats[format](chosen)
     write_atomic(out, formats[format](chosen).encode())
@@ -66,6 +66,11 @@ def leaderboard(
 def board_text(records: Sequence[Record]) -> str:
     """Return the leaderboard of ``records`` as a table for the screen."""
     return _text(to_table(rows(records)), screen())
+
+
+def chosen_records(runs: Sequence[Path] | None, data: str | None) -> list[Record]:
+    """Return the records that :func:`leaderboard` shows; its parameters and errors are the same."""
+    return _of_data(_records(runs), data)
 
 
 def _records(runs: Sequence[Path] | None) -> list[Record]:
