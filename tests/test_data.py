@@ -545,9 +545,9 @@ class TestSplits:
         form = str(caught.value).partition("give it the form ")[2]
         assert SplitFile.model_validate_json(form).images["STEM"].subset == "train"
 
-    def test_the_split_of_the_readme_is_one(self, tmp_path: Path) -> None:
-        readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-        (example,) = re.findall(r"```json\n(.*?)```", readme, re.DOTALL)
+    def test_the_split_of_the_docs_is_one(self, tmp_path: Path) -> None:
+        page = (Path(__file__).parents[1] / "docs" / "own-data.md").read_text(encoding="utf-8")
+        (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
         root = make_folder(tmp_path / "x", ["grain-1", "grain-2", "grain-3"])
         (root / "splits").mkdir()
         (root / "splits" / "fixed.json").write_text(example)
