@@ -215,8 +215,10 @@ def _add_leaderboard(verbs: _Verbs[argparse.ArgumentParser]) -> None:
     board.set_defaults(verb=_leaderboard)
     board.add_argument("--runs", type=Path, nargs="+", metavar="DIR", help="(runs)")
     board.add_argument("--data", metavar="NAME", help="one data set alone")
-    board.add_argument("--format", choices=("table", "json", "csv", "markdown", "latex"), default="table")
-    board.add_argument("--out", type=Path, metavar="FILE")
+    board.add_argument("--format", choices=("table", "json", "csv", "markdown", "latex", "html"), default="table",
+        help="html: a page with figures and pictures, in one file, with over 50 test images in a folder beside it "
+        "as well (%(default)s)")  # fmt: skip
+    board.add_argument("--out", type=Path, metavar="FILE", help="(standard output; leaderboard.html)")
     board.add_argument(
         "--significance", action="store_true", help="compare all ranked rows in pairs, as table or json: "
         "Wilcoxon signed-rank tests with Bonferroni's and Holm's correction, bootstrap intervals"
@@ -529,7 +531,8 @@ def _paper(options: argparse.Namespace) -> int:
 def _leaderboard(options: argparse.Namespace) -> int:
     from crystalbench.leaderboard import leaderboard
 
-    text = leaderboard(options.runs, options.data, options.format, options.out, options.significance)
+    with _counter(_stderr(), "draw test images") as report:
+        text = leaderboard(options.runs, options.data, options.format, options.out, options.significance, report)
     if text is not None:
         sys.stdout.write(text)
     return OK

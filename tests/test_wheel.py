@@ -29,6 +29,8 @@ def test_the_wheel_holds_adapters_configs_and_the_published_board(wheel: Path) -
     assert "crystalbench/configs/datasets/demo.yaml" in names
     assert "crystalbench/py.typed" in names
     assert any(name.startswith("crystalbench/leaderboard/records/demo/") for name in names)
+    page = "crystalbench/leaderboard/_html"
+    assert {f"{page}/page.css", f"{page}/page.js", f"{page}/templates/page.html.j2"} <= names
     assert not any(name.startswith(("tests/", "adapters/", "configs/")) for name in names)
 
 

@@ -14,14 +14,16 @@ from crystalbench._files import write_atomic
 from crystalbench._paths import data_dir
 from crystalbench.experiment._record import Record
 from crystalbench.leaderboard._formats import to_csv, to_json, to_markdown
+from crystalbench.leaderboard._html import write_page
 from crystalbench.leaderboard._latex import to_latex
-from crystalbench.leaderboard._load import load_records
+from crystalbench.leaderboard._load import Stored, load_stored
 from crystalbench.leaderboard._rows import Row, rows
 from crystalbench.leaderboard._significance import comparison_table, comparisons_json
 from crystalbench.leaderboard._table import to_table
 
 _logger = logging.getLogger("crystalbench")
 _DEFAULT = Path("runs")
+_PAGE = Path("leaderboard.html")
 
 
 def leaderboard(
@@ -30,8 +32,12 @@ def leaderboard(
     format: str = "table",
     out: Path | None = None,
     significance: bool = False,
+    report: Callable[[int, int], None] | None = None,
 ) -> str | None:
     """Return the leaderboard of some runs as text, or write it to a file.
+
+    A page (``html``) is always a file, ``leaderboard.html`` without ``out``, whose name is returned then. With over 50
+    test images its pictures lie in a folder beside it, such as ``leaderboard_files``.
 
     Parameters
     ----------
@@ -40,22 +46,28 @@ def leaderboard(
     data
         Show this data set alone.
     format
-        ``table``, ``json``, ``csv``, ``markdown`` or ``latex``.
+        ``table``, ``json``, ``csv``, ``markdown``, ``latex`` or ``html``.
     out
         File to write; nothing is returned then.
     significance
         Return the comparisons of the ranked rows, as ``table`` or ``json``, in place of the ranking.
+    report
+        Called with how many test images of a page are drawn, and of how many.
 
     Raises
     ------
     UnknownNameError
         Where no record is of the data set ``data``, or there is no such format.
     ConfigurationError
-        Where there are no records, or a folder of ``runs`` does not exist.
+        Where there are no records, a folder of ``runs`` does not exist, or the page lacks what it is made with.
     """
     table, formats = (comparison_table, _COMPARISONS) if significance else (to_table, FORMATS)
+    if format == "html" and not significance:
+        write_page(_of_data(_stored(runs), data), out or _PAGE, report)
+        return f"{_PAGE}\n" if out is None else None
     if format not in formats:
-        raise UnknownNameError("format of comparisons" if significance else "format", format, formats)
+        known = formats if significance else [*formats, "html"]
+        raise UnknownNameError("format of comparisons" if significance else "format", format, known)
     chosen = rows(chosen_records(runs, data))
     if out is None:
         return _text(table(chosen), screen()) if format == "table" else formats[format](chosen)
@@ -70,27 +82,27 @@ def board_text(records: Sequence[Record]) -> str:
 
 def chosen_records(runs: Sequence[Path] | None, data: str | None) -> list[Record]:
     """Return the records that :func:`leaderboard` shows; its parameters and errors are the same."""
-    return _of_data(_records(runs), data)
+    return [stored.record for stored in _of_data(_stored(runs), data)]
 
 
-def _records(runs: Sequence[Path] | None) -> list[Record]:
-    records = load_records(runs if runs is not None else [_DEFAULT] if _DEFAULT.is_dir() else [])
-    if not records and runs is None:
+def _stored(runs: Sequence[Path] | None) -> list[Stored]:
+    found = load_stored(runs if runs is not None else [_DEFAULT] if _DEFAULT.is_dir() else [])
+    if not found and runs is None:
         _logger.warning("no records below %s/: this is the published board", _DEFAULT)
-        records = load_records([data_dir("leaderboard/records")])
-    if not records:
+        found = load_stored([data_dir("leaderboard/records")])
+    if not found:
         where = ", ".join(map(str, runs or [_DEFAULT]))
         raise ConfigurationError(f"{where}: no records; make some with: crystalbench run --method sima")
-    return records
+    return found
 
 
-def _of_data(records: Sequence[Record], data: str | None) -> list[Record]:
+def _of_data(found: Sequence[Stored], data: str | None) -> list[Stored]:
     if data is None:
-        return list(records)
-    known = {record.dataset.name for record in records}
+        return list(found)
+    known = {stored.record.dataset.name for stored in found}
     if data not in known:
         raise UnknownNameError("data set", data, known)
-    return [record for record in records if record.dataset.name == data]
+    return [stored for stored in found if stored.record.dataset.name == data]
 
 
 def _page(table: RenderableType) -> str:

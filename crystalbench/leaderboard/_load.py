@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from crystalbench._exceptions import ConfigurationError
-from crystalbench.experiment._jobs import RECORD_FILE
+from crystalbench.experiment._jobs import LABELS_FOLDER, RECORD_FILE
 from crystalbench.experiment._latency import LATENCY_FILE, REFERENCE_FILE, with_timings
 from crystalbench.experiment._record import Record
 from crystalbench.experiment._stored import UNREADABLE, parse_record, reason
@@ -16,6 +17,28 @@ from crystalbench.leaderboard._rows import finished_at
 
 _logger = logging.getLogger("crystalbench")
 _PUBLISHED_NAME = re.compile(r"[0-9a-f]{12}\.json")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A record, and the file that it was read from."""
+
+    file: Path
+    record: Record
+
+    @property
+    def root(self) -> Path:
+        """The folder of runs or of published records, below which the record is."""
+        parents = list(self.file.resolve().parents)
+        return parents[min(3 if self.file.name == RECORD_FILE else 2, len(parents) - 1)]
+
+    @property
+    def labels(self) -> Path:
+        """Where the label maps of the record lie, if they are there."""
+        if self.file.name == RECORD_FILE:
+            return self.file.parent / LABELS_FOLDER
+        published = self.file.resolve().relative_to(self.root).with_suffix("")
+        return self.root.parent / LABELS_FOLDER / published
 
 
 def load_records(roots: Sequence[Path]) -> list[Record]:
@@ -39,10 +62,16 @@ def load_records(roots: Sequence[Path]) -> list[Record]:
     ConfigurationError
         Where one of ``roots`` is not a folder.
     """
-    newest: dict[str, Record] = {}
-    for record in _readable(_files(roots)):
-        if record.key not in newest or finished_at(record) > finished_at(newest[record.key]):
-            newest[record.key] = record
+    return [stored.record for stored in load_stored(roots)]
+
+
+def load_stored(roots: Sequence[Path]) -> list[Stored]:
+    """Read every record below some folders with its file; see :func:`load_records`."""
+    newest: dict[str, Stored] = {}
+    for stored in _readable(_files(roots)):
+        key = stored.record.key
+        if key not in newest or finished_at(stored.record) > finished_at(newest[key].record):
+            newest[key] = stored
     return list(newest.values())
 
 
@@ -57,10 +86,10 @@ def _is_named_as_record(path: Path) -> bool:
     return path.name == RECORD_FILE or _PUBLISHED_NAME.fullmatch(path.name) is not None
 
 
-def _readable(paths: Iterable[Path]) -> Iterator[Record]:
+def _readable(paths: Iterable[Path]) -> Iterator[Stored]:
     for path in paths:
         try:
-            yield _read(path)
+            yield Stored(path, _read(path))
         except UNREADABLE as error:
             _logger.warning("%s: skipped, it is not a whole record (%s); run it again", path, reason(error))
 
