@@ -120,9 +120,17 @@ class Folds:
         return Split(self.name, train, self.folds[validating - 1], self.folds[fold - 1], self.hashes)
 
 
-class _Member(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+
+class _Assignment(_Strict):
+    name: str
+    version: int
+    seed: int | None = None
+
+
+class _Member(_Strict):
     subset: Subset | list[Subset]
     sha256: str | None = None
 
@@ -131,15 +139,10 @@ class _Member(BaseModel):
         return [self.subset] if isinstance(self.subset, str) else self.subset
 
 
-class SplitFile(BaseModel):
+class SplitFile(_Assignment):
     """``splits/NAME.json``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
     kind: Literal["split"]
-    version: int
-    seed: int | None = None
     images: dict[str, _Member]
 
     @property
@@ -153,22 +156,15 @@ class SplitFile(BaseModel):
         return without_images(self.held.values())
 
 
-class _FoldMember(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _FoldMember(_Strict):
     fold: int = Field(ge=1)
     sha256: str | None = None
 
 
-class FoldsFile(BaseModel):
+class FoldsFile(_Assignment):
     """``splits/K-fold.json``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
     kind: Literal["folds"]
-    version: int
-    seed: int | None = None
     images: dict[str, _FoldMember]
 
     @property

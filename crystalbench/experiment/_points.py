@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -76,7 +76,7 @@ class PointRecord(BaseModel):
     @property
     def is_pruned(self) -> bool:
         """Whether the point was left out before all images were scored."""
-        return any(image.status == "pruned" for image in self.images)
+        return _is_pruned(self.images)
 
 
 @dataclass(frozen=True)
@@ -278,8 +278,8 @@ class Pass:
         request = self.search.request
         images = [PointImage.model_validate(row.model_dump()) for row in rows]
         status, error = _ending(images, len(self.search.samples), outcome)
-        pruned = any(image.status == "pruned" for image in images)
-        pq, pq_std = mean_and_std(image.pq for image in images if image.pq is not None and not pruned)
+        scored = [] if _is_pruned(images) else images
+        pq, pq_std = mean_and_std(image.pq for image in scored if image.pq is not None)
         return PointRecord(
             key=point.key,
             state=self.search.state,
@@ -316,6 +316,10 @@ def best(records: Sequence[PointRecord]) -> PointRecord | None:
     """Return the record of the highest PQ among those without a failure, the first of equals; None without any."""
     scored = [record for record in records if record.status == "ok" and record.pq is not None]
     return max(scored, key=lambda record: record.pq or 0.0, default=None)
+
+
+def _is_pruned(images: Iterable[PointImage]) -> bool:
+    return any(image.status == "pruned" for image in images)
 
 
 def _ending(images: Sequence[PointImage], planned: int, outcome: Outcome) -> tuple[Status, Failure | None]:
