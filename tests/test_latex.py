@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,20 @@ HOSTILE = r"""[1] *a* \input{x} $x_1^2$ 100% & ~#{}} <|> "q" `b` a--b ''c''"""
 SYMBOLS = {"textless": "<", "textgreater": ">", "textbar": "|", "textasciigrave": "`", "textasciicircum": "^"}
 Table = list[list[list[LatexNode]]]
 
+needs_pdflatex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+
 
 def tables(latex: str) -> list[Table]:
     """The cells of each row of each table, as a parser of LaTeX reads them."""
     nodes, _, _ = LatexWalker(latex, tolerant_parsing=False).get_latex_nodes()
-    found = [node for node in nodes if node.isNodeType(LatexEnvironmentNode)]
-    bodies = [child for node in found for child in node.nodelist if child and child.isNodeType(LatexEnvironmentNode)]
-    return [_cells(body.nodelist) for body in bodies]
+    return [_cells(node.nodelist) for node in environments(nodes) if node.environmentname == "tabular"]
+
+
+def environments(nodes: list[LatexNode]) -> Iterator[LatexEnvironmentNode]:
+    for node in nodes:
+        if isinstance(node, LatexEnvironmentNode):
+            yield node
+        yield from environments(getattr(node, "nodelist", None) or [])
 
 
 def _cells(nodes: list[LatexNode]) -> Table:
@@ -121,19 +129,23 @@ def test_nothing_behind_the_end_of_a_line_is_read_as_its_option(hostile: list[Re
     assert not any(line.startswith(("[", "*")) for line in lines)
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@needs_pdflatex
 def test_latex_typesets_it(hostile: list[Record], tmp_path: Path) -> None:
-    body = to_latex(rows([*hostile, *board_of_issue_2()]))
-    document = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{body}\\end{{document}}\n"
-    (tmp_path / "board.tex").write_text(document, encoding="utf-8")
+    typeset(to_latex(rows([*hostile, *board_of_issue_2()])), "booktabs,graphicx", tmp_path)
+
+
+def typeset(body: str, packages: str, folder: Path) -> None:
+    document = rf"\documentclass{{article}}\usepackage{{{packages}}}\begin{{document}}{body}\end{{document}}"
+    (folder / "board.tex").write_text(document, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "board.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
 
 
 def test_the_command_writes_latex(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = save(tmp_path, record(CLOSE), record(FAR, method="cellpose"))
     assert main(["leaderboard", "--runs", str(runs), "--format", "latex"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("% needs \\usepackage{booktabs}\n")
+    assert printed.startswith("% needs \\usepackage{booktabs,graphicx}\n")
     assert len(tables(printed)) == 2

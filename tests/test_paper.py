@@ -17,11 +17,12 @@ import pytest
 from conftest import SHARED, make_squares
 from numpy.typing import NDArray
 from PIL import Image
-from pylatexenc.latexwalker import LatexEnvironmentNode, LatexMacroNode, LatexNode, LatexSpecialsNode, LatexWalker
+from pylatexenc.latexwalker import LatexMacroNode, LatexNode, LatexSpecialsNode, LatexWalker
 from rich.console import Console
 from scipy import ndimage
 from skimage.morphology import skeletonize
 from skimage.segmentation import expand_labels
+from test_latex import environments, needs_pdflatex, typeset
 
 from crystalbench.cli import main
 from crystalbench.data import open_dataset, read_labels, write_image, write_labels, write_split
@@ -258,7 +259,7 @@ def test_the_best_of_what_is_compared_is_bold(written: Written) -> None:
 def test_each_table_is_latex_whose_lines_are_all_of_one_width(written: Written) -> None:
     for table in tables(written.results):
         nodes, _, _ = LatexWalker(to_latex(table), tolerant_parsing=False).get_latex_nodes()
-        (tabular,) = [node for node in _walk(nodes) if node.environmentname == "tabular"]
+        (tabular,) = [node for node in environments(nodes) if node.environmentname == "tabular"]
         lines = list(_widths(tabular.nodelist))
         assert len(lines) == len(table.lines) + (2 if len({column.group for column in table.columns}) > 1 else 1)
         assert set(lines) == {len(table.labels) + 2 * len(table.columns)}
@@ -267,11 +268,9 @@ def test_each_table_is_latex_whose_lines_are_all_of_one_width(written: Written) 
         assert to_latex(table).count(r"\textbf{") == sum(e.is_best for line in table.lines for e in line.entries)
 
 
-def _walk(nodes: list[LatexNode]) -> Iterator[LatexEnvironmentNode]:
-    for node in nodes:
-        if isinstance(node, LatexEnvironmentNode):
-            yield node
-        yield from _walk(getattr(node, "nodelist", None) or [])
+@needs_pdflatex
+def test_latex_typesets_the_tables(written: Written, tmp_path: Path) -> None:
+    typeset("\n".join(map(to_latex, tables(written.results))), "amssymb,booktabs,graphicx", tmp_path)
 
 
 def _widths(nodes: list[LatexNode]) -> Iterator[int]:

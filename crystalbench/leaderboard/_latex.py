@@ -32,25 +32,26 @@ _COLUMNS = (_cells.RANK, _cells.METHOD, *_cells.SCORES, _cells.PARAMETERS, _cell
 _FRAME = r"""\begin{%(kind)s}
 \caption{%(caption)s}
 \centering\footnotesize
+\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%%
 \begin{tabular}{%(justify)s}
 \toprule
 %(header)s
 \midrule
 %(body)s
 \bottomrule
-\end{tabular}
+\end{tabular}}
 \end{%(kind)s}
 """
 
 
 def to_latex(rows: Sequence[Row]) -> str:
-    """Return the rows as LaTeX tables (UTF-8, package booktabs): for each board the ranking and PQ by class.
+    """Return the rows as LaTeX tables (UTF-8; booktabs, graphicx): for each board the ranking and PQ by class.
 
     The best value of each column among ranked rows is bold. Settings have a column where rows differ in them; what all
     share is in the caption.
     """
     tables = (table for board in _cells.boards(rows) for table in (_ranking(board), _by_class(board)))
-    return "\n".join([r"% needs \usepackage{booktabs}", *tables])
+    return "\n".join([r"% needs \usepackage{booktabs,graphicx}", *tables])
 
 
 def _ranking(board: Sequence[Row]) -> str:
