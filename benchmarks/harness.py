@@ -68,7 +68,7 @@ def rows() -> Iterator[Row]:
 
 
 def _overhead(folder: Path) -> Iterator[Row]:
-    many, few = (_made(folder / str(count), count) for count in (MANY, FEW))
+    many, few = (made(folder / str(count), count, SIDE) for count in (MANY, FEW))
     own = _mean([_own_work(sample, folder / "labels") for sample in many.split().test])
     checks = [_cost(lambda root=dataset.root: check_files(root), resource.RUSAGE_SELF) for dataset in (few, many)]
     # The first leaves the bytecode of what the others load.
@@ -107,16 +107,16 @@ def _cost(call: Callable[[], object], who: int) -> _Cost:
     return _Cost(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
-def _made(folder: Path, tested: int) -> Dataset:
-    """Make a data set of which ``tested`` images are tested, one trains and one validates."""
+def made(folder: Path, tested: int, side: int) -> Dataset:
+    """Make a data set of square images, of which ``tested`` are tested, one trains and one validates."""
     subsets = ["train", "val", *["test"] * tested]
     for number in range(len(subsets)):
         rng = np.random.default_rng(number)
-        seeds = np.zeros((SIDE, SIDE), np.int32)
-        seeds[tuple(rng.integers(0, SIDE, (2, CRYSTALS)))] = np.arange(1, CRYSTALS + 1)
+        seeds = np.zeros((side, side), np.int32)
+        seeds[tuple(rng.integers(0, side, (2, CRYSTALS)))] = np.arange(1, CRYSTALS + 1)
         places = ndimage.distance_transform_edt(seeds == 0, return_distances=False, return_indices=True)
         labels = seeds[tuple(places)]
-        image = (3 * labels[..., None] + rng.integers(0, 40, (SIDE, SIDE, 3))).astype(np.uint8)
+        image = (3 * labels[..., None] + rng.integers(0, 40, (side, side, 3))).astype(np.uint8)
         write_image(folder / "images" / f"{number:03}.png", image)
         write_labels(folder / "labels", f"{number:03}", labels)
     write_split(folder, "fixed", {f"{number:03}": [subset] for number, subset in enumerate(subsets)})

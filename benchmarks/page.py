@@ -12,8 +12,9 @@ from pathlib import Path
 
 from _timing import Row, timed
 from harness import MANY, made
+from playwright.sync_api import sync_playwright
 
-PEERS = ("playwright",)
+PEERS: tuple[str, ...] = ()
 
 SIDE = 1600
 
@@ -63,8 +64,6 @@ def _crystalbench(*arguments: str) -> None:
 
 
 def _first_paints(chromium: str, page: Path, width: int, height: int) -> list[float]:
-    from playwright.sync_api import sync_playwright
-
     found = []
     with sync_playwright() as playwright:
         for _ in range(VISITS):

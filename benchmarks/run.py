@@ -18,7 +18,7 @@ from pathlib import Path
 from _timing import Row
 from tabulate import tabulate
 
-MODULES = ("evaluation", "flow_targets", "flow_decoding", "inference", "harness")
+MODULES = ("evaluation", "flow_targets", "flow_decoding", "inference", "harness", "page")
 """Each has ``rows()``, and ``PEERS``: the requirements of what it compares with beyond the project's own."""
 
 INSTALLED = "CRYSTALBENCH_BENCHMARK_PEERS"
