@@ -24,6 +24,7 @@ from ._fast_decoding import (
     TOGETHER,
     finished,
     flow_steps,
+    is_chaotic,
 )
 from ._flow import FlowDecode
 
@@ -86,6 +87,8 @@ class Paths:
             way = self._squared(way, rests)
         places = self.start + way[:, self.pixels]
         walks = places.isnan().any(0) | self._parts_from_next(way, places)
+        if is_chaotic(int(walks.sum()), walks.numel()):
+            return self._walk_all(steps)
         ends = torch.empty_like(self.pixels)
         ends[~walks] = self._walk(places[:, ~walks], LAST_STEPS)
         ends[walks] = self._walk(self._step(self.start[:, walks]), steps - 1)
@@ -106,6 +109,16 @@ class Paths:
             if step % LOOK_EVERY == LOOK_EVERY - 1 and torch.equal(now, before):
                 break
         return self._pixel((last + now) / 2)
+
+    def _walk_all(self, steps: int) -> Tensor:
+        """Return the pixel (y W + x) that each of Cellpose's paths ends on, N."""
+        now = self.start
+        for step in range(steps):
+            corners, fraction = self._corners(now)
+            before, now = now, self._within(now + _between_as_cellpose(self.flow[:, corners], fraction))
+            if step % LOOK_EVERY == LOOK_EVERY - 1 and torch.equal(now, before):
+                break
+        return self._pixel(now)
 
     def _rests(self) -> Tensor:
         """Return H W bool: the pixels between which, and the next three, a path comes to rest."""
@@ -180,3 +193,12 @@ def _between(values: Tensor, fraction: Tensor) -> Tensor:
     weights = torch.stack([(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across])
     total: Tensor = (values * weights).sum(1)
     return total
+
+
+def _between_as_cellpose(values: Tensor, fraction: Tensor) -> Tensor:
+    """Interpolate as :func:`._fast_decoding._step_as_cellpose`."""
+    down, across = fraction
+    up, back = 1 - down.double(), 1 - across.double()
+    a, b, c, d = values.unbind(1)
+    total: Tensor = a * up * back + b * up * across + c * down * back + d * down * across
+    return total.float()

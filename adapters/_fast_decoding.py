@@ -3,7 +3,8 @@
 Cellpose moves each foreground pixel along the flow for hundreds of steps, and calls a crystal what ends in one place
 (Stringer et al. 2021, Methods). Here paths are joined: where one leads in 2k steps is where it leads in k steps from
 where it leads in k steps, so that ten lookups do the work of a thousand steps. Paths end between pixels, and beside a
-border the ways on from there part; what comes by such a place walks all steps.
+border the ways on from there part; what comes by such a place walks all steps. Where much does, as on the flow of a
+network that has learnt too little, all pixels walk as Cellpose's do.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ LEAST_STEPS = 200
 TOGETHER = 2.0
 """Pixels; ways of neighbours that differ by no more are taken to lead to one place. (At a crystal's centre, where all
 paths from around end, they differ by 1.)"""
+
+CHAOTIC = 0.05
+"""Share of the foreground that must walk, above which all of it does: a flow that leads nowhere in particular, on which
+masks depend on every rounding."""
 
 LAST_STEPS = 2
 """Steps that are walked on top at the end of a path, not looked up."""
@@ -152,8 +157,15 @@ def _ends(flow: NDArray[np.float32], foreground: Mask, steps: int, rows: _Rows) 
     for _ in range(steps.bit_length() - 2):
         way = _squared(way, flow, foreground, rests, rows)
     ends = np.empty(foreground.shape, np.int32)
-    rows.map(lambda first, last: _arrive(flow, way, foreground, ends, steps, first, last))
+    walked = rows.map(lambda first, last: _arrive(flow, way, foreground, ends, steps, first, last))
+    if is_chaotic(sum(walked), np.count_nonzero(foreground)):
+        rows.map(lambda first, last: _walk_all(flow, foreground, ends, steps, first, last))
     return ends
+
+
+def is_chaotic(walked: int, foreground: int) -> bool:
+    """Return whether so many of the foreground's pixels must walk that all do."""
+    return walked > CHAOTIC * foreground
 
 
 def _centres(ends: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -327,7 +339,8 @@ def _way_from(way, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN20
 
 @njit(cache=True, nogil=True)
 def _arrive(flow, way, foreground, ends, steps, first, last):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Walk the last steps, or all where the way is not known or not that of the next step."""
+    """Walk the last steps, or all where the way is not known or not that of the next step; return how many walk all."""
+    walked = 0
     for y in range(first, last):
         for x in range(foreground.shape[1]):
             ends[y, x] = -1
@@ -335,9 +348,26 @@ def _arrive(flow, way, foreground, ends, steps, first, last):  # type: ignore[no
                 end_y, end_x = np.float32(y) + way[y, x, 0], np.float32(x) + way[y, x, 1]
                 if np.isnan(end_y) or _parts_from_next(flow, way, foreground, y, x, end_y, end_x):
                     end_y, end_x = _walk(flow, *_first_step(flow, y, x), steps - 1)
+                    walked += 1
                 else:
                     end_y, end_x = _walk(flow, end_y, end_x, LAST_STEPS)
                 ends[y, x] = int(end_y) * foreground.shape[1] + int(end_x)
+    return walked
+
+
+@njit(cache=True, nogil=True)
+def _walk_all(flow, foreground, ends, steps, first, last):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Walk all steps from each pixel to the very place where Cellpose's end."""
+    for y in range(first, last):
+        for x in range(foreground.shape[1]):
+            if foreground[y, x]:
+                now_y, now_x = np.float32(y), np.float32(x)
+                for _ in range(steps):
+                    before_y, before_x = now_y, now_x
+                    now_y, now_x = _step_as_cellpose(flow, now_y, now_x)
+                    if now_y == before_y and now_x == before_x:
+                        break
+                ends[y, x] = int(now_y) * foreground.shape[1] + int(now_x)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -365,6 +395,26 @@ def _walk(flow, y, x, steps):  # type: ignore[no-untyped-def]  # noqa: ANN001, A
         if y == before_y and x == before_x:
             break
     return (last_y + y) * half, (last_x + x) * half
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _step_as_cellpose(flow, y, x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return where a step leads, to the last bit of :func:`cellpose.dynamics.steps_interp` on the CPU.
+
+    Numba gives that single precision but for the differences from 1.
+    """
+    bottom, right = flow.shape[0] - 1, flow.shape[1] - 1
+    top, left = int(y), int(x)
+    below, beside = min(bottom, top + 1), min(right, left + 1)
+    down, across = y - np.float32(top), x - np.float32(left)
+    up, back = np.float64(1) - down, np.float64(1) - across
+    a, b, c, d = flow[top, left], flow[top, beside], flow[below, left], flow[below, beside]
+    dy = np.float32(a[0] * up * back + b[0] * up * across + c[0] * down * back + d[0] * down * across)
+    dx = np.float32(a[1] * up * back + b[1] * up * across + c[1] * down * back + d[1] * down * across)
+    return (
+        min(np.float32(bottom), max(np.float32(0), y + dy)),
+        min(np.float32(right), max(np.float32(0), x + dx)),
+    )
 
 
 @njit(cache=True, nogil=True)
