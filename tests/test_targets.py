@@ -107,6 +107,16 @@ def test_heat_is_the_same_all_at_once_in_sweeps_and_in_bands() -> None:
         np.testing.assert_array_equal(small, swept)
 
 
+@pytest.mark.parametrize(("y", "x"), [(20, 20), (20, 21), (25, 20), (25, 21)])
+def test_heat_on_every_other_cell_is_near_to_heat_on_all(y: int, x: int) -> None:
+    share = np.pad(disc(41, 18), 1).astype(np.float32) / 9
+    no_pinches = np.zeros((0, 4), np.int64)
+    heat = _diffusion._spread_small(share, y, x, 100, no_pinches, _diffusion.SMALLEST_REDUCED)
+    thinly = _diffusion._spread_thinly(share, y, x, 100)
+    np.testing.assert_allclose(thinly.sum(), heat.sum(), rtol=0.002)
+    np.testing.assert_allclose(thinly, heat, rtol=0.15)
+
+
 def by_definition(share: NDArray[np.float64], y: int, x: int, steps: int) -> NDArray[np.float64]:
     """Return the heat, pixel by pixel from its nine, less the diagonals between two pixels outside."""
     heat = np.zeros(share.shape)
