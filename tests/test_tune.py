@@ -462,14 +462,6 @@ def nodes() -> Iterator[Nodes]:
         nodes.end()
 
 
-def finish_or_go_on(driver: subprocess.Popen[str], workshop: Workshop, nodes: Nodes) -> None:
-    """Where Ray ends the driver as a node is lost, by a fault of its own (ray-project/ray#54846), call it again."""
-    _, errors = driver.communicate(timeout=1200)
-    if driver.returncode != 0:
-        assert "You have likely discovered a bug in Ray" in errors, errors
-        workshop.run("tune", *nodes.options)
-
-
 def test_a_ray_cluster_that_loses_its_driver_and_a_node_finds_the_same(
     nodes: Nodes, calm: Workshop, workshop: Workshop
 ) -> None:
@@ -480,7 +472,7 @@ def test_a_ray_cluster_that_loses_its_driver_and_a_node_finds_the_same(
     wait_until(lambda: not workers(workshop.out), 30)
     driver = workshop.start("tune", *nodes.options)
     wait_until(lambda: nodes.kill_busy(workshop.out))
-    finish_or_go_on(driver, workshop, nodes)
+    finish(driver)
     for shop in (workshop, calm):
         shop.run("run", "--tuned", *(nodes.options if shop is workshop else ()))
     assert workshop.scored() == calm.scored()
@@ -520,7 +512,7 @@ def test_a_study_of_a_network_is_the_same_wherever_it_is_done(nodes: Nodes, serv
     two.run("tune", "--jobs", "2")
     driver = ray.start("tune", *nodes.options)
     wait_until(lambda: nodes.kill_busy(ray.out))
-    finish_or_go_on(driver, ray, nodes)
+    finish(driver)
     both = [shared.start("tune", "--storage", server.url) for _ in range(2)]
     for driver in both:
         finish(driver)

@@ -101,10 +101,11 @@ class Ray:
             running = task.remote(job, limits, python, Path.cwd(), Path(file.name))
             try:
                 self._follow(running, job, before, on_progress)
-                return self._outcome(running, job)
-            finally:
-                # Of no effect where it has ended.
+            except BaseException:
+                # Not of one that has ended: where a cancellation meets its last reply, Ray ends this process.
                 self._ray.cancel(running, force=True)
+                raise
+            return self._outcome(running, job)
 
     def stop(self) -> None:
         """End all jobs."""
