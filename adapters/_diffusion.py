@@ -100,6 +100,12 @@ def _centre(labels, label, one, origin):  # type: ignore[no-untyped-def]  # noqa
 
 
 @njit(cache=True, nogil=True)
+def steps_of(one):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Return the steps that heat spreads for at full scale, of a label's measures or, transposed, of many labels'."""
+    return 2 * (one[1] - one[0] + one[3] - one[2] + 4)
+
+
+@njit(cache=True, nogil=True)
 def stencil_of(labels, label, one, centre, factor):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Return what :func:`spread` needs of a label at 1 / ``factor`` of its scale: share, row, column and steps.
 
@@ -121,7 +127,7 @@ def stencil_of(labels, label, one, centre, factor):  # type: ignore[no-untyped-d
             for x in range(np.uintp(cell * factor), np.uintp((cell + 1) * factor)):
                 count += column[x]
             share[row + 1, cell + 1] = shares[count]
-    steps = 2 * (bottom - top + right - left + 4)
+    steps = steps_of(one)
     if factor > 1:
         # As long a time as at full scale, or what the front needs.
         steps = max(steps // (factor * factor), int(FRONT * (share.shape[0] + share.shape[1])))
@@ -360,7 +366,7 @@ def _write_reduced(flow, labels, label, one, centre, factor):  # type: ignore[no
     """
     share, centre_y, centre_x, enough = stencil_of(labels, label, one, centre, factor)
     single, no_pinches = share.astype(np.float32), np.zeros((0, 4), np.int64)
-    steps = int(LATER * 2 * (one[1] - one[0] + one[3] - one[2] + 4) / (factor * factor)) + 1
+    steps = int(LATER * steps_of(one) / (factor * factor)) + 1
     if factor == 2:
         # No more: in crystals over 400 px, whose ends next to no heat comes to, the error would rise two- or threefold.
         heat = _spread_thinly(single, centre_y, centre_x, steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import cc3d
 import numpy as np
@@ -55,27 +56,65 @@ def flow_targets(
     2 x H x W float32: (dy, dx), of unit length inside crystals (zero where the heat has no gradient, as in a
     crystal of one pixel, and in pieces under a tenth of their crystal), zero outside.
     """
-    pieces = cc3d.connected_components(np.ascontiguousarray(labels), connectivity=4, out_dtype=np.uint32).view(np.int32)
-    measures = _diffusion.measure(pieces, int(pieces.max(initial=0)))
-    centres = _diffusion.centres_of(pieces, measures, 0)
-    lengths = _diffusion.lengths_of(measures)
-    main = np.flatnonzero(_has_share(labels, measures[:, 4], centres))
-    main = main[np.argsort(-lengths[main], kind="stable")]
-    factors = np.where(lengths > exact_length, np.maximum(2, -(-lengths // COARSE_LENGTH)), 1)
-    split = (factors[main] == 1) & (lengths[main] > SPLIT_LENGTH)
+    found = pieces_of(labels, exact_length)
+    split = found.exact & (_diffusion.lengths_of(found.measures)[found.chosen] > SPLIT_LENGTH)
     flow = np.zeros((2, *labels.shape), np.float32)
 
     def write(first: int) -> None:
-        _diffusion.write_flows(flow, pieces, main[~split][first::threads], factors, measures, centres)
+        found.write_flows(flow, found.chosen[~split][first::threads])
 
     with ThreadPoolExecutor(threads) as pool:
-        for piece in main[split]:
-            share, y, x, steps = _diffusion.stencil_of(pieces, piece, measures[piece], centres[piece], 1)
+        for piece in found.chosen[split]:
+            one = found.measures[piece]
+            share, y, x, steps = _diffusion.stencil_of(found.numbers, piece, one, found.centres[piece], 1)
             pinches = _diffusion.pinches_of(share)
             heat = _diffusion.spread_in_bands(share, y, x, steps, pinches, pool, threads)
-            _diffusion.write_directions(flow, heat, pieces, piece, measures[piece])
+            _diffusion.write_directions(flow, heat, found.numbers, piece, one)
         list(pool.map(write, range(threads)))
     return flow
+
+
+class Pieces(NamedTuple):
+    """The 4-connected pieces of a label map's crystals.
+
+    Attributes
+    ----------
+    numbers
+        H x W int32, the piece of each pixel; 0 is background.
+    measures, centres
+        Of each number (see :mod:`._diffusion`).
+    factors
+        1 / the scale that each is computed at.
+    chosen
+        The numbers of those with a fair share of their crystal, the longest first.
+    """
+
+    numbers: NDArray[np.int32]
+    measures: NDArray[np.int64]
+    centres: NDArray[np.int64]
+    factors: NDArray[np.int64]
+    chosen: NDArray[np.intp]
+
+    @property
+    def exact(self) -> NDArray[np.bool_]:
+        """Which of the chosen are computed at full scale."""
+        return np.asarray(self.factors[self.chosen] == 1)
+
+    def write_flows(self, flow: NDArray[np.float32], chosen: NDArray[np.intp]) -> None:
+        """Write into ``flow`` (2 x H x W) that of some pieces."""
+        _diffusion.write_flows(flow, self.numbers, chosen, self.factors, self.measures, self.centres)
+
+
+def pieces_of(labels: NDArray[np.int32], exact_length: int) -> Pieces:
+    """Find the pieces of crystals (H x W, 0 is background); those over ``exact_length`` px are reduced."""
+    numbers = cc3d.connected_components(np.ascontiguousarray(labels), connectivity=4, out_dtype=np.uint32)
+    numbers = numbers.view(np.int32)
+    measures = _diffusion.measure(numbers, int(numbers.max(initial=0)))
+    centres = _diffusion.centres_of(numbers, measures, 0)
+    lengths = _diffusion.lengths_of(measures)
+    factors = np.where(lengths > exact_length, np.maximum(2, -(-lengths // COARSE_LENGTH)), 1)
+    chosen = np.flatnonzero(_has_share(labels, measures[:, 4], centres))
+    return Pieces(numbers, measures, centres, factors, chosen[np.argsort(-lengths[chosen], kind="stable")])
 
 
 def _has_share(labels: NDArray[np.int32], areas: NDArray[np.int64], centres: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from crystalbench._exceptions import DataError
 from crystalbench._files import write_atomic
 
-from . import _augmentation, _loop, _networks, _targets, _tiling, _weights
+from . import _augmentation, _device_targets, _loop, _networks, _targets, _tiling, _weights
 from ._parameters import AttentionTrain, CpTrain, ScheduleTrain, SizeTrain
 
 if TYPE_CHECKING:
@@ -48,9 +48,11 @@ class CpCrops(_loop.Crops):
     ----------
     folder
         Flows are kept here, so that a resumed training does not compute them again.
+    threads, device
+        What they are computed with: so many threads, or a GPU.
     """
 
-    def __init__(self, samples: Sequence[Sample], parameters: CpTrain, folder: Path, threads: int) -> None:
+    def __init__(self, samples: Sequence[Sample], parameters: CpTrain, folder: Path, threads: int, device: str) -> None:
         self.parameters = parameters
         self.images: list[NDArray[np.uint8]] = []
         self.foregrounds: list[NDArray[np.uint8]] = []
@@ -60,7 +62,7 @@ class CpCrops(_loop.Crops):
             label = _resize_labels(label, factor)
             self.images.append(_resize_image(sample.image, label))
             self.foregrounds.append((label > 0).astype(np.uint8))
-            self.flows.append(_cached_flow(folder / f"{len(self.flows)}.npy", label, threads))
+            self.flows.append(_cached_flow(folder / f"{len(self.flows)}.npy", label, threads, device))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -131,10 +133,13 @@ def _resize_image(image: NDArray[np.uint8], label: NDArray[np.int32]) -> NDArray
     return _tiling.resize(image, height, width)
 
 
-def _cached_flow(path: Path, label: NDArray[np.int32], threads: int) -> NDArray[np.float32]:
+def _cached_flow(path: Path, label: NDArray[np.int32], threads: int, device: str) -> NDArray[np.float32]:
     if not path.is_file():
         buffer = io.BytesIO()
-        np.save(buffer, _targets.flow_targets(label, threads=threads))
+        if device.startswith("cuda"):
+            np.save(buffer, _device_targets.flow_targets_on_device(label, device))
+        else:
+            np.save(buffer, _targets.flow_targets(label, threads=threads))
         write_atomic(path, buffer.getvalue())
     flow: NDArray[np.float32] = np.load(path)
     return flow
@@ -187,8 +192,8 @@ def fit_cp(parameters: CpTrain, train: Sequence[Sample], val: Sequence[Sample], 
     from_file = parameters.init != "random"
     origin = _weights.start_from(Path(parameters.init), network, context) if from_file else "random"
     targets = context.folder / "targets"
-    crops = CpCrops(train, parameters, targets / "train", context.threads)
-    validation = CpCrops(val, parameters, targets / "val", context.threads)
+    crops = CpCrops(train, parameters, targets / "train", context.threads, context.device)
+    validation = CpCrops(val, parameters, targets / "val", context.threads, context.device)
     objective = _loop.Supervised(network, lambda output, target: cp_loss(output[0], target))
     _loop.Training("cp", objective, crops, validation, parameters, context, origin).run()
 

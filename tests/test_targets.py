@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,9 +13,16 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 import crystalbench.registry  # noqa: F401  registers crystalbench.adapters
-from crystalbench.adapters import _diffusion, _targets
+from crystalbench.adapters import _device_targets, _diffusion, _targets
 
 Labels = NDArray[np.int32]
+Form = Callable[..., NDArray[np.float32]]
+
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+ON_DEVICES = {name: partial(_device_targets.flow_targets_on_device, device=name) for name in DEVICES}
+FORMS = {"host": _targets.flow_targets} | ON_DEVICES
+
+both_forms = pytest.mark.parametrize("flow_targets", FORMS.values(), ids=FORMS)
 
 
 def mosaic(height: int, width: int, crystals: int, seed: int) -> Labels:
@@ -24,9 +33,21 @@ def mosaic(height: int, width: int, crystals: int, seed: int) -> Labels:
     return (nearest + 1).astype(np.int32)
 
 
+def speckled(height: int, width: int, rng: np.random.Generator) -> Labels:
+    """Return one crystal of many pieces, with pixels that touch at a corner alone."""
+    return (ndimage.gaussian_filter(rng.random((height, width)), 0.7) > 0.45).astype(np.int32)
+
+
 def disc(size: int, radius: float) -> Labels:
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
     return (np.hypot(y, x) <= radius).astype(np.int32)
+
+
+def meander() -> Labels:
+    labels = np.ones((200, 80), np.int32)
+    for number, row in enumerate(range(8, 200, 12)):
+        labels[row : row + 4, 8 * (number % 2) : 72 + 8 * (number % 2)] = 0
+    return labels
 
 
 def angles(flow: NDArray[np.float32], other: NDArray[np.floating], where: NDArray[np.bool_]) -> NDArray:
@@ -34,18 +55,20 @@ def angles(flow: NDArray[np.float32], other: NDArray[np.floating], where: NDArra
     return np.degrees(np.arccos(np.clip((flow * other).sum(axis=0)[where], -1, 1)))
 
 
+@both_forms
 @pytest.mark.parametrize(("height", "width", "crystals"), [(60, 80, 12), (100, 90, 4), (33, 120, 30), (50, 50, 1)])
-def test_flows_are_those_of_the_library(height: int, width: int, crystals: int) -> None:
+def test_flows_are_those_of_the_library(flow_targets: Form, height: int, width: int, crystals: int) -> None:
     labels = mosaic(height, width, crystals, seed=crystals)
     labels[:5] = 0
     expected = dynamics.masks_to_flows(labels.astype(np.int64), device=torch.device("cpu"))
-    np.testing.assert_allclose(_targets.flow_targets(labels), expected, atol=1e-5)
+    np.testing.assert_allclose(flow_targets(labels), expected, atol=1e-5)
 
 
-def test_flow_has_unit_length_inside_and_is_zero_outside() -> None:
+@both_forms
+def test_flow_has_unit_length_inside_and_is_zero_outside(flow_targets: Form) -> None:
     labels = mosaic(90, 110, 9, seed=1)
     labels[:5] = 0
-    length = np.hypot(*_targets.flow_targets(labels))
+    length = np.hypot(*flow_targets(labels))
     assert not length[labels == 0].any()
     moving = length[labels > 0] > 0
     assert moving.mean() > 0.999
@@ -73,9 +96,7 @@ def test_the_reduced_scale_is_near_to_the_full_one(height: int, width: int, crys
 
 
 def test_heat_comes_to_the_ends_of_a_meander_at_a_reduced_scale_too() -> None:
-    labels = np.ones((200, 80), np.int32)
-    for number, row in enumerate(range(8, 200, 12)):
-        labels[row : row + 4, 8 * (number % 2) : 72 + 8 * (number % 2)] = 0
+    labels = meander()
     flow = _targets.flow_targets(labels, exact_length=0)
     assert (np.hypot(*flow) > 0)[labels > 0].mean() > 0.99
 
@@ -90,7 +111,7 @@ def test_a_crystal_that_all_threads_share_has_the_flow_of_one_thread() -> None:
 def test_heat_is_the_same_all_at_once_in_sweeps_and_in_bands() -> None:
     rng = np.random.default_rng(0)
     for height, width in ((90, 101), (31, 300)):
-        pieces, _ = ndimage.label(ndimage.gaussian_filter(rng.random((height, width)), 0.7) > 0.45)
+        pieces, _ = ndimage.label(speckled(height, width, rng))
         inside = pieces == np.bincount(pieces[pieces > 0]).argmax()
         y, x = np.argwhere(inside)[inside.sum() // 2]
         share = np.pad(inside, 1) / 9.0
@@ -132,38 +153,42 @@ def by_definition(share: NDArray[np.float64], y: int, x: int, steps: int) -> NDA
     return heat
 
 
-def test_touching_crystals_do_not_disturb_each_other() -> None:
+@both_forms
+def test_touching_crystals_do_not_disturb_each_other(flow_targets: Form) -> None:
     labels = mosaic(60, 60, 5, seed=2)
-    together = _targets.flow_targets(labels)
+    together = flow_targets(labels)
     for number in range(1, 6):
-        alone = _targets.flow_targets(np.where(labels == number, labels, 0).astype(np.int32))
-        np.testing.assert_array_equal(together[:, labels == number], alone[:, labels == number])
+        alone = flow_targets(np.where(labels == number, labels, 0).astype(np.int32))
+        np.testing.assert_allclose(together[:, labels == number], alone[:, labels == number], atol=1e-5)
 
 
-def test_every_piece_of_a_label_has_its_own_centre() -> None:
+@both_forms
+def test_every_piece_of_a_label_has_its_own_centre(flow_targets: Form) -> None:
     labels = np.zeros((40, 80), np.int32)
     labels[5:35, 5:35] = labels[5:35, 45:75] = 7
-    flow = _targets.flow_targets(labels)
-    np.testing.assert_array_equal(flow[:, 5:35, 5:35], flow[:, 5:35, 45:75])
+    flow = flow_targets(labels)
+    np.testing.assert_allclose(flow[:, 5:35, 5:35], flow[:, 5:35, 45:75], atol=1e-5)
     assert np.hypot(*flow)[labels > 0].mean() > 0.99
 
 
-def test_a_crumb_of_a_crystal_has_no_flow() -> None:
+@both_forms
+def test_a_crumb_of_a_crystal_has_no_flow(flow_targets: Form) -> None:
     labels = np.zeros((40, 60), np.int32)
     labels[5:35, 5:35] = labels[10:14, 45:50] = 7
-    flow = _targets.flow_targets(labels)
+    flow = flow_targets(labels)
     assert not flow[:, 10:14, 45:50].any()
     assert np.hypot(*flow)[5:35, 5:35].mean() > 0.99
 
 
-def test_heat_does_not_pass_between_two_pixels_of_other_crystals() -> None:
+@both_forms
+def test_heat_does_not_pass_between_two_pixels_of_other_crystals(flow_targets: Form) -> None:
     labels = np.full((20, 20), 2, np.int32)
     labels[:10, :10] = labels[10:, 10:] = 1
-    flow = _targets.flow_targets(labels)
+    flow = flow_targets(labels)
     y, x = np.mgrid[:10, :10] - 4.5
     inward = -np.stack([y, x]) / np.hypot(y, x)
     assert angles(flow[:, :10, :10], inward, np.hypot(y, x) > 2).max() < 30
-    np.testing.assert_array_equal(flow[:, :10, :10], flow[:, 10:, 10:])
+    np.testing.assert_allclose(flow[:, :10, :10], flow[:, 10:, 10:], atol=1e-5)
 
 
 def test_neither_threads_nor_numbering_matter() -> None:
@@ -172,8 +197,40 @@ def test_neither_threads_nor_numbering_matter() -> None:
     np.testing.assert_array_equal(_targets.flow_targets(labels * 100_000_000 // 1, threads=2), flow)
 
 
-def test_an_empty_label_map_has_no_flow() -> None:
-    assert not _targets.flow_targets(np.zeros((20, 30), np.int32)).any()
+@pytest.mark.parametrize("on_device", ON_DEVICES.values(), ids=ON_DEVICES)
+@pytest.mark.parametrize("labels", [mosaic(120, 90, 6, seed=5), meander()])
+@pytest.mark.parametrize("exact_length", [1000, 40])
+def test_flows_on_a_device_are_those_of_the_host(on_device: Form, labels: Labels, exact_length: int) -> None:
+    expected = _targets.flow_targets(labels, exact_length=exact_length)
+    np.testing.assert_allclose(on_device(labels, exact_length=exact_length), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("on_device", ON_DEVICES.values(), ids=ON_DEVICES)
+def test_flows_on_a_device_are_by_definition_where_pixels_touch_at_corners(on_device: Form) -> None:
+    labels = speckled(130, 90, np.random.default_rng(0))
+    pieces = _targets.pieces_of(labels, 1000)
+    (piece,) = pieces.chosen
+    share = np.pad(pieces.numbers == piece, 1) / 9.0
+    assert len(_diffusion.pinches_of(share)) > 100
+    heat = by_definition(share, *pieces.centres[piece] + 1, _diffusion.steps_of(pieces.measures[piece]))
+    ways = np.stack(np.gradient(heat)) * (share > 0)
+    expected = (ways / (np.hypot(*ways) + _diffusion.SMALLEST))[:, 1:-1, 1:-1]
+    np.testing.assert_allclose(on_device(labels), expected, atol=1e-5)
+
+
+@both_forms
+def test_a_crystal_of_one_pixel_has_no_flow(flow_targets: Form) -> None:
+    labels = np.zeros((9, 12), np.int32)
+    labels[0, 0] = labels[8, 11] = 1
+    labels[4, 5:7] = 2
+    flow = flow_targets(labels)
+    np.testing.assert_array_equal(flow[:, 4, 5:7], [[0, 0], [1, -1]])
+    assert np.abs(flow).sum() == 2
+
+
+@both_forms
+def test_an_empty_label_map_has_no_flow(flow_targets: Form) -> None:
+    assert not flow_targets(np.zeros((20, 30), np.int32)).any()
 
 
 def test_attention_maps_sort_crystals_by_length() -> None:

@@ -295,18 +295,18 @@ def test_a_loss_that_is_not_finite_names_the_rate(tmp_path: Path) -> None:
 
 def test_images_without_crystals_are_skipped_and_at_least_one_is_needed(tmp_path: Path) -> None:
     empty: list[Any] = [Painted(np.zeros((40, 40), np.int32))]
-    assert len(_training.CpCrops([*empty, *samples()], CP, tmp_path, 1)) == 5
+    assert len(_training.CpCrops([*empty, *samples()], CP, tmp_path, 1, "cpu")) == 5
     with pytest.raises(DataError, match="no training image shows a crystal"):
         _training.fit_cp(CP, empty, [], Told(tmp_path))
 
 
 def test_images_are_scaled_to_the_diameter_but_not_beyond_bounds(tmp_path: Path) -> None:
-    crops = _training.CpCrops(samples(), CP, tmp_path, 1)
+    crops = _training.CpCrops(samples(), CP, tmp_path, 1, "cpu")
     for sample, foreground in zip(samples(), crops.foregrounds, strict=True):
         factor = 16 / _training.mean_diameter(sample.label)
         assert foreground.shape == tuple(round(side * factor) for side in sample.label.shape)
     wide = CP.model_copy(update={"diameter": 5000})
-    crops = _training.CpCrops(samples()[:1], wide, tmp_path / "wide", 1)
+    crops = _training.CpCrops(samples()[:1], wide, tmp_path / "wide", 1, "cpu")
     assert crops.images[0].shape == (200, 240, 3)
 
 
