@@ -7,14 +7,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from _timing import Pair, Row, alternate
+from _timing import Pair, Row, alternate, side_by_side
 from cellpose import dynamics
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
 import crystalbench.registry  # noqa: F401  registers crystalbench.adapters
-from crystalbench.adapters import _targets
+from crystalbench.adapters import _device_targets, _targets
 from crystalbench.data import find_dataset
 
 PEERS: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ EXACT = 10**6
 
 
 def rows() -> Iterator[Row]:
-    """Yield the exact and the reduced form for one large crystal and for many that touch, and errors on the demo."""
+    """Yield both forms for one large crystal and for many that touch, one of a GPU, and errors on the demo."""
     for name, labels, repeats in (("a crystal of 800 px", roundish(800), 1), ("330 on 1024^2", mosaic(1024, 330), 3)):
         for form, longest, goal in (
             ("exact", EXACT, "12, equal to 1e-4"),
@@ -41,7 +41,23 @@ def rows() -> Iterator[Row]:
             ours()
             pair = alternate(ours, theirs, repeats)
             yield Row(f"flow targets, {name}, {form}", CELLPOSE, pair.ratio, f"at least {goal}", agreement(pair))
+    yield on_a_gpu()
     yield Row("flow targets of demo, reduced", "our exact form", None, "under 1.5 degrees", errors_on_demo())
+
+
+def on_a_gpu() -> Row:
+    """Time both on a GPU, from labels on the host to flows there."""
+    work, goal = "flow targets, 330 on 1024^2, exact, GPU", "stated"
+    if not torch.cuda.is_available():
+        return Row(work, CELLPOSE, None, goal, "no GPU here")
+    labels = mosaic(1024, 330)
+    pair = side_by_side(
+        partial(_device_targets.flow_targets_on_device, labels, "cuda", exact_length=EXACT),
+        partial(dynamics.masks_to_flows, labels, device=torch.device("cuda")),
+        repeats=3,
+    )
+    off = np.abs(pair.ours - _targets.flow_targets(labels, threads=THREADS, exact_length=EXACT)).max()
+    return Row(work, CELLPOSE, pair.ratio, goal, f"{off:.2g} from the CPU's form at most; {agreement(pair)}")
 
 
 def agreement(pair: Pair) -> str:
