@@ -39,9 +39,11 @@ def trained(segmenter: Any, train: Sequence[Sample]) -> dict[str, Path]:
 
     They lie among the temporary files; a training that was stopped goes on.
     """
-    parameters = {name: value.model_dump(mode="json") for name, value in segmenter.train.items()}
     images = [sample.pixel_hash for sample in train]
-    folder = Path(tempfile.gettempdir()) / f"crystalbench-benchmark-{key_of(train=parameters, images=images)[:12]}"
-    for name in parameters:
-        segmenter.fit(name, train, [], Quiet(folder / name))
-    return {name: folder / name / "checkpoint.safetensors" for name in parameters}
+    found = {}
+    for name, parameters in segmenter.train.items():
+        key = key_of(train=parameters.model_dump(mode="json"), images=images)
+        folder = Path(tempfile.gettempdir()) / f"crystalbench-benchmark-{name}-{key[:12]}"
+        segmenter.fit(name, train, [], Quiet(folder))
+        found[name] = folder / "checkpoint.safetensors"
+    return found
