@@ -22,9 +22,9 @@ from ._fast_decoding import (
     RESTING,
     SLOW,
     TOGETHER,
+    all_walk,
     finished,
     flow_steps,
-    is_chaotic,
 )
 from ._flow import FlowDecode
 
@@ -87,7 +87,7 @@ class Paths:
             way = self._squared(way, rests)
         places = self.start + way[:, self.pixels]
         walks = places.isnan().any(0) | self._parts_from_next(way, places)
-        if is_chaotic(int(walks.sum()), walks.numel()):
+        if all_walk(int(walks.sum()), walks.numel(), steps):
             return self._walk_all(steps)
         ends = torch.empty_like(self.pixels)
         ends[~walks] = self._walk(places[:, ~walks], LAST_STEPS)

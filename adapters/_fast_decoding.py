@@ -47,6 +47,9 @@ CHAOTIC = 0.05
 """Share of the foreground that must walk, above which all of it does: a flow that leads nowhere in particular, on which
 masks depend on every rounding."""
 
+MOST_WALKED = 500_000_000
+"""Steps of all pixels together, some seconds, above which not all of it does."""
+
 LAST_STEPS = 2
 """Steps that are walked on top at the end of a path, not looked up."""
 
@@ -158,14 +161,14 @@ def _ends(flow: NDArray[np.float32], foreground: Mask, steps: int, rows: _Rows) 
         way = _squared(way, flow, foreground, rests, rows)
     ends = np.empty(foreground.shape, np.int32)
     walked = rows.map(lambda first, last: _arrive(flow, way, foreground, ends, steps, first, last))
-    if is_chaotic(sum(walked), np.count_nonzero(foreground)):
+    if all_walk(sum(walked), np.count_nonzero(foreground), steps):
         rows.map(lambda first, last: _walk_all(flow, foreground, ends, steps, first, last))
     return ends
 
 
-def is_chaotic(walked: int, foreground: int) -> bool:
+def all_walk(walked: int, foreground: int, steps: int) -> bool:
     """Return whether so many of the foreground's pixels must walk that all do."""
-    return walked > CHAOTIC * foreground
+    return walked > CHAOTIC * foreground and foreground * steps <= MOST_WALKED
 
 
 def _centres(ends: NDArray[np.int32]) -> NDArray[np.int32]:

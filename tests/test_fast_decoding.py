@@ -53,6 +53,15 @@ def test_masks_are_those_of_cellpose_where_the_flow_leads_nowhere() -> None:
         assert evaluate(reference, decode(field, LENIENT, "cpu")).pq == 1
 
 
+def test_not_all_walk_where_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    field = noisy(truth_field(mosaic(150, 130, 30)), 20.0)
+    walked = _fast_decoding.decode_fast(field, LENIENT)
+    monkeypatch.setattr(_fast_decoding, "MOST_WALKED", 150 * 130 * 256 - 1)
+    joined = _fast_decoding.decode_fast(field, LENIENT)
+    assert (walked != joined).any()
+    assert evaluate(joined, _device_decoding.decode_on_device(field, LENIENT, "cpu")).pq >= 0.99
+
+
 def test_labels_do_not_depend_on_the_number_of_threads() -> None:
     field = noisy(truth_field(mosaic(150, 130, 30)), 2.0)
     before = numba.get_num_threads()
