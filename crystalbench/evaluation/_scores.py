@@ -254,12 +254,15 @@ def _aggregated_jaccard(overlaps: Overlaps) -> tuple[int, int]:
 
 
 def _best_pairs(row: Counts, intersection: Counts, union: Counts) -> NDArray[np.intp]:
-    """Return the index of each row's pair of highest IoU, the first of equals.
+    """Return the index of each row's pair of highest IoU, the first of equals; ``row`` is sorted.
 
-    Neighbours of one row meet in rounds, as in a tournament, and the integers are multiplied crosswise:
-    a quotient of floats could take two IoU for equal, or apart, that are not.
+    A quotient of floats could take two IoU for equal, or apart, that are not: of those nearly as high as the highest,
+    neighbours of one row meet in rounds, as in a tournament, and the integers are multiplied crosswise.
     """
-    left = np.arange(row.size)
+    iou = intersection / union
+    is_first = np.diff(row, prepend=-1) > 0
+    highest = np.maximum.reduceat(iou, np.flatnonzero(is_first)) if row.size else iou
+    left = np.flatnonzero(iou >= (1 - 1e-12) * highest[np.cumsum(is_first) - 1])
     while True:
         same = row[left[1:]] == row[left[:-1]]
         if not same.any():
