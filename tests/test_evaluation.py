@@ -337,7 +337,7 @@ def test_both_ways_agree_on_every_type(dtypes: str) -> None:
     assert_both_ways_agree(truth[::2, 1::3], prediction.T[1::3, ::2].T)
 
 
-@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (3, _compiled.BLOCK), (1, _compiled.BLOCK + 1), (300, 400)])
+@pytest.mark.parametrize("shape", [(0, 0), (1, 1), (3, _compiled.LANES), (1, _compiled.LANES + 1), (300, 400)])
 @pytest.mark.parametrize("labels", [2, 50, 2**62])
 def test_both_ways_agree_on_blocks_and_full_tables(shape: tuple[int, int], labels: int) -> None:
     rng = np.random.default_rng(0)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-BLOCK = 2**14
-"""Pixels whose comparison stays in the cache."""
+LANES = 64
+"""Labels that are compared at once: one bit of a word each."""
 
 SLOT_BITS = 13
 SLOTS = 2**SLOT_BITS
@@ -50,47 +51,57 @@ def count_pairs(
         The first pixel that was not counted.
     """
     table = np.zeros(SLOTS, np.uint64), np.zeros(SLOTS, np.uint64), np.zeros(SLOTS, np.int64)
-    words, ends = np.zeros(BLOCK // 8, np.uint64), np.empty(BLOCK + 1, np.int64)
-    differs = words.view(np.uint8)
     free = SLOTS // 2
-    for left in range(start + 1, truth.size + 1, BLOCK):
-        right = min(truth.size, left + BLOCK)
-        differs[right - left :] = 0
-        _compare(truth[left - 1 : right], prediction[left - 1 : right], differs)
-        count = _positions(words, left, ends)
-        if right == truth.size:
-            ends[count] = right
-            count += 1
-        start, free = _add_runs(truth, prediction, start, ends[:count], table, free)
-        if not free:
+    for left in range(start + 1, truth.size, LANES):
+        if truth.size - left >= LANES:
+            ends = _changes(truth, left) | _changes(prediction, left)
+        else:
+            ends = _last_changes(truth, left) | _last_changes(prediction, left)
+        while ends:
+            end = left + np.int64(_trailing_zeros(ends))
+            free -= _add(table, truth[start], prediction[start], end - start)
+            start = int(end)
+            ends &= ends - np.uint64(1)
+        if free <= 0:
             break
+    else:
+        if start < truth.size:
+            _add(table, truth[start], prediction[start], truth.size - start)
+        start = truth.size
     met = np.flatnonzero(table[2])
     return table[0][met], table[1][met], table[2][met], start
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _compare(truth: NDArray[Any], prediction: NDArray[Any], differs: NDArray[np.uint8]) -> None:
-    """Write 1 for each pixel in which a map differs from the pixel before."""
-    # Slices of one length, without a branch: the compiler vectorises.
-    truth_before, prediction_before, truth, prediction = truth[:-1], prediction[:-1], truth[1:], prediction[1:]
-    for i in range(truth.size):
-        differs[i] = np.uint8((truth[i] != truth_before[i]) | (prediction[i] != prediction_before[i]))
+@intrinsic  # type: ignore[untyped-decorator]
+def _changes(typing: Any, labels: Any, place: Any) -> Any:
+    """Return, one bit each, which of the 64 labels from ``place`` on differ from the label before them.
+
+    numba has no vectors of its own, and a loop that gathers the bits is not made one by the compiler.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array, first = context.make_array(signature.args[0])(context, builder, arguments[0]), arguments[1]
+        bits = signature.args[0].dtype.bitwidth
+        vector = ir.VectorType(ir.IntType(bits), LANES)
+
+        def load(index: Any) -> Any:
+            lanes = builder.load(builder.bitcast(builder.gep(array.data, [index]), vector.as_pointer()))
+            lanes.align = bits // 8
+            return lanes
+
+        differs = builder.icmp_unsigned("!=", load(first), load(builder.sub(first, first.type(1))))
+        return builder.bitcast(differs, ir.IntType(LANES))
+
+    return types.uint64(labels, place), generate
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _positions(words: NDArray[np.uint64], offset: int, found: NDArray[np.int64]) -> int:
-    """Write down where the bytes of ``words`` are 1, and return how many are."""
-    count = 0
-    for place in range(0, BLOCK // 8, 8):
-        bits = np.uint64(0)
-        for i in range(8):
-            # The product gathers the lowest bits of eight bytes in the highest byte.
-            bits |= (words[place + i] * np.uint64(0x0102040810204080)) >> np.uint64(56) << np.uint64(8 * i)
-        while bits:
-            found[count] = offset + 8 * place + np.int64(_trailing_zeros(bits))
-            count += 1
-            bits &= bits - np.uint64(1)
-    return count
+def _last_changes(labels: NDArray[Any], place: int) -> np.uint64:
+    """Return the same where fewer than 64 labels are left."""
+    bits = np.uint64(0)
+    for i in range(place, labels.size):
+        bits |= np.uint64(labels[i] != labels[i - 1]) << np.uint64(i - place)
+    return bits
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -104,31 +115,20 @@ def _trailing_zeros(typing: Any, bits: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _add_runs(
-    truth: NDArray[Any],
-    prediction: NDArray[Any],
-    start: int,
-    ends: NDArray[np.int64],
-    table: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]],
-    free: int,
-) -> tuple[int, int]:
-    """Add the runs from ``start`` to the pixels of their pairs; return where it stopped, and how many may follow."""
-    firsts, seconds, pixels = table
-    for end in ends:
-        first, second = np.uint64(truth[start]), np.uint64(prediction[start])
-        mixed = first * np.uint64(0x9E3779B97F4A7C15) + second * np.uint64(0xC2B2AE3D27D4EB4F)
-        slot = mixed >> np.uint64(64 - SLOT_BITS)
-        while firsts[slot] != first or seconds[slot] != second:
-            if not pixels[slot]:
-                firsts[slot], seconds[slot] = first, second
-                free -= 1
-                break
-            slot = (slot + np.uint64(1)) % np.uint64(SLOTS)
-        pixels[slot] += end - start
-        start = end
-        if not free:
-            break
-    return start, free
+def _add(
+    table: tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.int64]], truth: Any, prediction: Any, pixels: int
+) -> bool:
+    """Add to the pixels of a pair, and return whether it is a new one."""
+    truths, predictions, counts = table
+    first, second = np.uint64(truth), np.uint64(prediction)
+    mixed = first * np.uint64(0x9E3779B97F4A7C15) + second * np.uint64(0xC2B2AE3D27D4EB4F)
+    slot = mixed >> np.uint64(64 - SLOT_BITS)
+    while counts[slot] and (truths[slot] != first or predictions[slot] != second):
+        slot = (slot + np.uint64(1)) % np.uint64(SLOTS)
+    is_new = not counts[slot]
+    truths[slot], predictions[slot] = first, second
+    counts[slot] += pixels
+    return is_new
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
