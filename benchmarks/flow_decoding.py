@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tracemalloc
 import warnings
@@ -34,6 +35,8 @@ SHARED = Path(os.environ.get("CRYSTALBENCH_SHARED", Path(__file__).parents[2] / 
 CELLPOSE = f"cellpose {version('cellpose')}, compute_masks, as many steps"
 SETTINGS = FlowDecode()
 ALL = FlowDecode(flow_threshold=0, min_size=0)
+
+LEAST_PQ = 0.997
 
 Field = NDArray[np.float32]
 
@@ -70,17 +73,26 @@ def agreement(truth: NDArray[np.int32], pair: Pair) -> str:
 
 
 def touching() -> Iterator[Row]:
-    """Yield the PQ to the truth on real label maps' own flows, as Cellpose defines these; the worst image."""
-    for dataset in real("tbm", "imagegrains", "ffc_iron"):
+    """Yield the PQ to the truth on real label maps' own flows, as Cellpose and as we make them; the worst image."""
+    makers = {"cellpose": flows_of_cellpose, "crystalbench": partial(_targets.flow_targets, threads=2)}
+    for dataset, (maker, flows) in itertools.product(real("tbm", "imagegrains", "ffc_iron"), makers.items()):
         found = []
         for sample in dataset.samples:
             labels = np.ascontiguousarray(sample.label)
-            field = field_of(dynamics.masks_to_flows(labels, device=torch.device("cpu")), labels)
+            field = field_of(flows(labels), labels)
             found.append([evaluate(labels, decode(field, ALL)).pq for decode in (_fast_decoding.decode_fast, cellpose)])
         ours, theirs = np.array(found).T
-        said = f"{len(found)} images; cellpose's lowest {theirs.min():.4f}, ours {max(theirs - ours):.4f} lower at most"
-        work = f"flows of the truth of {dataset.name}, lowest PQ to the truth"
-        yield Row(work, CELLPOSE, float(ours.min()), "at least 0.997", said)
+        said = (
+            f"{len(found)} images, {np.sum(ours < LEAST_PQ)} below; cellpose's lowest {theirs.min():.4f}, "
+            f"ours {max(theirs - ours):.4f} lower at most"
+        )
+        work = f"flows of the truth of {dataset.name} as {maker} makes them, lowest PQ to the truth"
+        yield Row(work, CELLPOSE, float(ours.min()), f"at least {LEAST_PQ}", said)
+
+
+def flows_of_cellpose(labels: NDArray[np.int32]) -> NDArray[Any]:
+    """Return the flow targets that Cellpose computes on the CPU."""
+    return np.asarray(dynamics.masks_to_flows(labels, device=torch.device("cpu")))
 
 
 def large_crystal() -> Row:
