@@ -1,6 +1,7 @@
 """The decoding of :mod:`._fast_decoding` in torch operations, for a field that lies on a GPU: all pixels at once.
 
-Labels, and the flow for quality control, leave the GPU at the end: that and the filling of holes are the CPU's.
+The foreground is looked at on the CPU for how many steps cover its largest part. Labels, and the flow for quality
+control, leave the GPU at the end: that and the filling of holes are the CPU's.
 """
 
 from __future__ import annotations

@@ -153,8 +153,7 @@ class Training:
                 board.add_scalar("waiting", self.waited / (time.monotonic() - start), (epoch + 1) * self.batches)
                 if time.monotonic() > due:
                     due = self._save(epoch + 1)
-        elapsed = time.monotonic() - start
-        print(f"waiting for crops: {self.waited:.1f} of {elapsed:.1f} s ({self.waited / elapsed:.1%})", flush=True)
+        print_waiting(self.waited, time.monotonic() - start)
         self._finish()
 
     def _epoch(self, epoch: int, board: SummaryWriter, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -263,6 +262,11 @@ class Training:
         _weights.save_checkpoint(path, self.objective.network, self.origin)
         (self.context.folder / STATE).unlink(missing_ok=True)
         shutil.rmtree(self.context.folder / "targets", ignore_errors=True)
+
+
+def print_waiting(waited: float, elapsed: float) -> None:
+    """Say for how many seconds of a training the network had to wait for crops."""
+    print(f"waiting for crops: {waited:.1f} of {elapsed:.1f} s ({waited / elapsed:.1%})", flush=True)
 
 
 def resumed_origin(context: Context) -> str | None:

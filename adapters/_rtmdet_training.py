@@ -10,6 +10,8 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +126,33 @@ class EpochSampler(Sampler[int]):
         yield from (self.epoch * self.count + order).tolist()
 
 
+class CropLoader(DataLoader[Item]):
+    """Draws the crops of the next batch in threads while the network learns from this one.
+
+    PyTorch's own loader has processes for that: copies of one that uses a GPU, which outlive the training.
+    """
+
+    def __init__(self, crops: CrystalCrops, batch_size: int, threads: int) -> None:
+        sampler = EpochSampler(len(crops), crops.seed)
+        super().__init__(crops, batch_size, sampler=sampler, collate_fn=pseudo_collate)
+        self.threads = threads
+        self.waited = 0.0
+
+    def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
+        """Yield the batches of an epoch; ``waited`` grows by the seconds for which the network had to wait."""
+        batches: Any = self.batch_sampler
+        waiting: list[Future[Item]] = []
+        with ThreadPoolExecutor(self.threads) as pool:
+            for indices in chain(batches, [[]]):
+                following = [pool.submit(self.dataset.__getitem__, index) for index in indices]
+                if waiting:
+                    start = time.monotonic()
+                    crops = [crop.result() for crop in waiting]
+                    self.waited += time.monotonic() - start
+                    yield pseudo_collate(crops)
+                waiting = following
+
+
 class ReportHook(Hook):  # type: ignore[misc]
     """Tells the context of every step, and stops where the loss is no longer finite."""
 
@@ -206,7 +235,9 @@ def fit(parameters: RtmdetTrain, train: Sequence[Sample], context: Context) -> N
     context.initial_weights(origin)
     runner = build_runner(network, crops, parameters, folder, context)
     runner.register_hook(StateHook(folder / STATE, origin))
+    start = time.monotonic()
     runner.train()
+    _loop.print_waiting(runner.train_dataloader.waited, time.monotonic() - start)
     runner.visualizer.close()
     average = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model.module
     average.register_state_dict_post_hook(_separate)
@@ -233,15 +264,7 @@ def build_runner(
     network: nn.Module, crops: CrystalCrops, parameters: RtmdetTrain, folder: Path, context: Context
 ) -> DeviceRunner:
     """Return a Runner that goes on from the state in ``folder``, if there is one."""
-    workers = 0 if context.device == "cpu" else context.threads
-    loader = DataLoader(
-        crops,
-        parameters.batch_size,
-        sampler=EpochSampler(len(crops), context.seed),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        collate_fn=pseudo_collate,
-    )
+    loader = CropLoader(crops, parameters.batch_size, context.threads)
     state = folder / STATE
     return DeviceRunner(
         context.device,

@@ -24,12 +24,12 @@ def one_step(values: Tree) -> Tree:
     return {**values, "train": train}
 
 
-def fit_all(segmenter: Segmenter, sample: Sample, folder: Path) -> dict[str, Path]:
+def fit_all(segmenter: Segmenter, sample: Sample, folder: Path, device: str = "cpu") -> dict[str, Path]:
     """Train all components on one image, for one step each; return their checkpoints."""
     checkpoints: dict[str, Path] = {}
     for component in segmenter.components:
         (folder / component.name).mkdir(parents=True)
-        context = FitContext(folder / component.name, dict(checkpoints))
+        context = FitContext(folder / component.name, dict(checkpoints), device=device)
         segmenter.fit(component.name, [sample], [sample], context)
         assert context.steps == 1
         checkpoints[component.name] = context.folder / "checkpoint.safetensors"
