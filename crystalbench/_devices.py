@@ -70,9 +70,9 @@ def synchronize(device: str) -> None:
 
 
 def peak_memory(device: str) -> int | None:
-    """Return the most bytes that torch has held on ``device`` since it was last asked; None without torch or a GPU."""
+    """Return the most bytes that torch has held on a GPU since it was last asked; None where it has used none."""
     torch = sys.modules.get("torch")
-    if torch is None or not device.startswith("cuda"):
+    if torch is None or not device.startswith("cuda") or not torch.cuda.is_initialized():
         return None
     peak = int(torch.cuda.max_memory_allocated(device))
     torch.cuda.reset_peak_memory_stats(device)

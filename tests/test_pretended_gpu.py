@@ -19,7 +19,7 @@ from pretended import PretendedGPU
 from test_presets import fit_all, one_step
 from test_queries import Small
 
-from crystalbench import evaluate
+from crystalbench import _devices, evaluate
 from crystalbench.adapters import _device_decoding, _device_targets, _flow, _targets
 from crystalbench.registry import find_method, find_methods
 
@@ -70,6 +70,11 @@ def test_decoding_takes_the_foreground_to_the_host_then_labels_and_flow(gpu: Pre
         decoded = _device_decoding.decode_on_device(field, _flow.FlowDecode(), "cuda")
     assert evaluate(labels, decoded).pq > 0.99
     assert gpu.copied == [SHAPE, SHAPE, (2, *SHAPE)]
+
+
+@pytest.mark.skipif(torch.cuda.is_initialized(), reason="torch has used a GPU")
+def test_a_method_that_leaves_it_alone_takes_no_memory_of_it() -> None:
+    assert _devices.peak_memory("cuda") is None
 
 
 @pytest.mark.parametrize("name", TRAINED)
