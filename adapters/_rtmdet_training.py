@@ -54,7 +54,7 @@ class CrystalCrops(Dataset[Item]):
     """Random crops of micrographs with their crystals as masks.
 
     An index is ``epoch * len(self) + crop``, so that a crop depends on seed, epoch and its number alone,
-    whichever process draws it.
+    whichever thread draws it.
     """
 
     def __init__(self, samples: Sequence[Sample], parameters: RtmdetTrain, seed: int) -> None:

@@ -41,7 +41,7 @@ def count_pairs(
     Parameters
     ----------
     truth, prediction
-        The labels of N pixels, unsigned.
+        The labels of N pixels, unsigned, C-contiguous.
 
     Returns
     -------
