@@ -18,7 +18,7 @@ PEERS: tuple[str, ...] = ()
 
 SIDE = 1600
 
-METHODS = ("truth", "empty", "voronoi", "watershed")
+METHODS = ("truth", "empty", "voronoi")
 
 VIEWPORTS = {"desk": (1280, 900), "phone": (390, 844)}
 
