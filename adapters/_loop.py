@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import safetensors
@@ -48,6 +48,10 @@ NO_CRYSTALS = "no training image shows a crystal; give a data set whose training
 
 Crop = tuple[NDArray[np.float32], NDArray[Any]]
 """One input (3 x side x side) and its target, an array of one shape for all crops of a batch."""
+
+Place = TypeVar("Place")
+Drawn = TypeVar("Drawn")
+Batch = TypeVar("Batch")
 
 Loss = Callable[[Any, Tensor], Tensor]
 """From a network's output and the targets of a batch to a scalar."""
@@ -106,6 +110,36 @@ class Supervised(Objective):
         return self.loss(self.network(images), targets)
 
 
+class Ahead:
+    """Draws the crops of the next batch in threads while the network learns from this one."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        """Seconds for which the network had to wait for a batch."""
+
+    def batches(
+        self,
+        pool: ThreadPoolExecutor,
+        draw: Callable[[Place], Drawn],
+        places: Iterable[Sequence[Place]],
+        collate: Callable[[list[Drawn]], Batch],
+    ) -> Iterator[Batch]:
+        """Yield what ``collate`` makes of the crops drawn at the places of each batch."""
+        waiting: list[Future[Drawn]] = []
+        for batch in chain(places, [()]):
+            following = [pool.submit(draw, place) for place in batch]
+            if waiting:
+                start = time.monotonic()
+                collated = collate([crop.result() for crop in waiting])
+                self.waited += time.monotonic() - start
+                yield collated
+            waiting = following
+
+    def print_waiting(self, elapsed: float) -> None:
+        """Say how much of a training of so many seconds was waiting."""
+        print(f"waiting for crops: {self.waited:.1f} of {elapsed:.1f} s ({self.waited / elapsed:.1%})", flush=True)
+
+
 @dataclass
 class Training:
     """One network on its way from initial weights to a checkpoint.
@@ -135,7 +169,7 @@ class Training:
         objective.to(memory_format=torch.channels_last)
         self.optimizer = _optimizer(self.objective, self.parameters)
         self.batches = math.ceil(len(self.crops) * self.parameters.crops_per_image / self.parameters.batch_size)
-        self.waited = 0.0
+        self.ahead = Ahead()
         self.total = self.batches * self.parameters.epochs
         self.warmup = round(self.batches * self.parameters.warmup_epochs)
 
@@ -150,10 +184,10 @@ class Training:
             batches = self._batches(first, pool)
             for epoch in range(first, self.parameters.epochs):
                 self._epoch(epoch, board, islice(batches, self.batches))
-                board.add_scalar("waiting", self.waited / (time.monotonic() - start), (epoch + 1) * self.batches)
+                board.add_scalar("waiting", self.ahead.waited / (time.monotonic() - start), (epoch + 1) * self.batches)
                 if time.monotonic() > due:
                     due = self._save(epoch + 1)
-        print_waiting(self.waited, time.monotonic() - start)
+        self.ahead.print_waiting(time.monotonic() - start)
         self._finish()
 
     def _epoch(self, epoch: int, board: SummaryWriter, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -187,31 +221,21 @@ class Training:
         return value
 
     def _batches(self, first: int, pool: ThreadPoolExecutor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches from epoch ``first`` on; the next one is drawn while the network learns from this one."""
+        """Yield the batches from epoch ``first`` on."""
 
-        def draw(epoch: int, index: int) -> Crop:
+        def draw(place: tuple[int, int]) -> Crop:
+            epoch, index = place
             rng = np.random.default_rng([self.context.seed, epoch, index])
             return self.crops.draw(index % len(self.crops), rng)
 
-        waiting: list[Future[Crop]] = []
-        for epoch, indices in chain(self._order(first), [(self.parameters.epochs, [])]):
-            following = [pool.submit(draw, epoch, index) for index in indices]
-            if waiting:
-                yield self._await(waiting)
-            waiting = following
+        return self.ahead.batches(pool, draw, self._order(first), self._stack)
 
-    def _order(self, first: int) -> Iterator[tuple[int, Sequence[int]]]:
-        """Yield the epoch of each batch and the numbers of its crops."""
+    def _order(self, first: int) -> Iterator[list[tuple[int, int]]]:
+        """Yield the epoch and the numbers of the crops of each batch."""
         count = len(self.crops) * self.parameters.crops_per_image
         for epoch in range(first, self.parameters.epochs):
             order = np.random.default_rng([self.context.seed, epoch]).permutation(count)
-            yield from ((epoch, indices.tolist()) for indices in np.array_split(order, self.batches))
-
-    def _await(self, crops: Sequence[Future[Crop]]) -> tuple[Tensor, Tensor]:
-        start = time.monotonic()
-        batch = self._stack([crop.result() for crop in crops])
-        self.waited += time.monotonic() - start
-        return batch
+            yield from ([(epoch, index) for index in part.tolist()] for part in np.array_split(order, self.batches))
 
     def _stack(self, crops: list[Crop]) -> tuple[Tensor, Tensor]:
         images, targets = (torch.from_numpy(np.stack(parts)) for parts in zip(*crops, strict=True))
@@ -262,11 +286,6 @@ class Training:
         _weights.save_checkpoint(path, self.objective.network, self.origin)
         (self.context.folder / STATE).unlink(missing_ok=True)
         shutil.rmtree(self.context.folder / "targets", ignore_errors=True)
-
-
-def print_waiting(waited: float, elapsed: float) -> None:
-    """Say for how many seconds of a training the network had to wait for crops."""
-    print(f"waiting for crops: {waited:.1f} of {elapsed:.1f} s ({waited / elapsed:.1%})", flush=True)
 
 
 def resumed_origin(context: Context) -> str | None:

@@ -10,8 +10,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,30 +126,21 @@ class EpochSampler(Sampler[int]):
 
 
 class CropLoader(DataLoader[Item]):
-    """Draws the crops of the next batch in threads while the network learns from this one.
+    """Draws crops in threads.
 
     PyTorch's own loader has processes for that: copies of one that uses a GPU, which outlive the training.
     """
 
     def __init__(self, crops: CrystalCrops, batch_size: int, threads: int) -> None:
-        sampler = EpochSampler(len(crops), crops.seed)
-        super().__init__(crops, batch_size, sampler=sampler, collate_fn=pseudo_collate)
+        super().__init__(crops, batch_size, sampler=EpochSampler(len(crops), crops.seed))
         self.threads = threads
-        self.waited = 0.0
+        self.ahead = _loop.Ahead()
 
     def __iter__(self) -> Iterator[Item]:  # type: ignore[override]
-        """Yield the batches of an epoch; ``waited`` grows by the seconds for which the network had to wait."""
-        batches: Any = self.batch_sampler
-        waiting: list[Future[Item]] = []
+        """Yield the batches of an epoch."""
+        places: Any = self.batch_sampler
         with ThreadPoolExecutor(self.threads) as pool:
-            for indices in chain(batches, [[]]):
-                following = [pool.submit(self.dataset.__getitem__, index) for index in indices]
-                if waiting:
-                    start = time.monotonic()
-                    crops = [crop.result() for crop in waiting]
-                    self.waited += time.monotonic() - start
-                    yield pseudo_collate(crops)
-                waiting = following
+            yield from self.ahead.batches(pool, self.dataset.__getitem__, places, pseudo_collate)
 
 
 class ReportHook(Hook):  # type: ignore[misc]
@@ -237,7 +227,7 @@ def fit(parameters: RtmdetTrain, train: Sequence[Sample], context: Context) -> N
     runner.register_hook(StateHook(folder / STATE, origin))
     start = time.monotonic()
     runner.train()
-    _loop.print_waiting(runner.train_dataloader.waited, time.monotonic() - start)
+    runner.train_dataloader.ahead.print_waiting(time.monotonic() - start)
     runner.visualizer.close()
     average = next(hook for hook in runner.hooks if isinstance(hook, EMAHook)).ema_model.module
     average.register_state_dict_post_hook(_separate)

@@ -37,14 +37,14 @@ class PretendedGPU(TorchFunctionMode):
             return func(*args, **kwargs or {})
         if func == Tensor.__deepcopy__:
             return _put(func(*args), lies_there(args[0]), [])
+        if func == _TELLS_DEVICE:
+            return torch.device("cuda:0" if lies_there(args[0]) else "cpu")
         given = (args, kwargs or {})
         leaves = tree_leaves(given)
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         if func in _INDEXES and lies_there(args[0]):
             # A GPU takes indices from the host.
             tensors = tensors[:1]
-        if func == _TELLS_DEVICE:
-            return torch.device("cuda:0" if lies_there(tensors[0]) else "cpu")
         sides = {lies_there(tensor) for tensor in tensors if tensor.dim()}
         if len(sides) > 1 and func not in _MAY_MIX:
             raise RuntimeError(f"{func} of tensors on the host and on the GPU")
